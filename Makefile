@@ -1,0 +1,63 @@
+# Everything a user or a contributor types. Each target sets up what it needs, once.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+HOST = 127.0.0.1
+PORT = 8000
+# The first of these that there is; any Python 3.11 or 3.12 will do: make serve PYTHON=/path/to/python3.12
+PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+	&& echo $$python && break; done)
+BIN := .venv/bin
+
+# Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
+export RAY_USAGE_STATS_ENABLED ?= 0
+
+.PHONY: help setup serve test test-gpu lint format train evaluate clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/.dev  ## install everything, for developing
+
+serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
+	@mkdir -p .build
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
+	@exec $(BIN)/serve run .build/serve_config.yaml
+
+test: .venv/.dev  ## run all tests that need no GPU
+	$(BIN)/python -m pytest -m 'not gpu'
+
+test-gpu: .venv/.dev  ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu
+
+lint: .venv/.dev  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: .venv/.dev  ## put the code into its canonical form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: .venv/.dev  ## train the demo checkpoint again (hours; needs espeak-ng and flite)
+	$(BIN)/python -m benchmarks.demo_checkpoint.train
+
+evaluate: .venv/.dev  ## measure the demo checkpoint's error rates (needs espeak-ng and flite)
+	$(BIN)/python -m benchmarks.demo_checkpoint.evaluate
+
+clean:  ## remove what the other targets made, but no training data
+	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache *.egg-info
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Stamps: an unchanged checkout is set up without touching the network.
+.venv/.serve: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@ .venv/.serve

@@ -1,0 +1,77 @@
+"""The released Qwen3-ASR prompt, and the reading of what the model answers to it.
+
+    <|im_start|>system\n{context}<|im_end|>\n
+    <|im_start|>user\n<|audio_start|><|audio_pad|>*N<|audio_end|><|im_end|>\n
+    <|im_start|>assistant\n[language {Name}<asr_text>]
+
+The system turn is always there, empty without context. A forced language opens the answer, so that the model only
+writes the text; without one the model itself writes `language {Name}<asr_text>` first, `language None` for silence.
+Source: the chat template released with the checkpoints.
+"""
+
+import re
+
+from transformers import PreTrainedTokenizerBase
+
+from deployments.transcription.languages import NAME_TO_CODE
+
+END_OF_TURN = "<|im_end|>"
+END_OF_TEXT = "<|endoftext|>"
+AUDIO = "<|audio_pad|>"
+TEXT_FOLLOWS = "<asr_text>"
+
+
+class Prompt:
+    """Builds prompts and reads answers, in token ids of one checkpoint's tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self._tokenizer = tokenizer
+        control_tokens = tokenizer.get_added_vocab()
+        longest_first = sorted(control_tokens, key=len, reverse=True)
+        self._control_text = re.compile("|".join(map(re.escape, longest_first)))
+        self._control_ids = frozenset(control_tokens.values())
+        self._text_follows: int = control_tokens[TEXT_FOLLOWS]
+        self.audio_id: int = control_tokens[AUDIO]
+        self.stop_ids: tuple[int, ...] = (control_tokens[END_OF_TURN], control_tokens[END_OF_TEXT])
+
+    def token_ids(self, *, audio_tokens: int, context: str = "", language: str | None = None) -> list[int]:
+        """Token ids of the whole prompt, with `audio_tokens` placeholders `audio_id` where the audio goes.
+
+        Args:
+            audio_tokens: length of the encoded audio.
+            context: the caller's prompt; control tokens written out in it are removed, since they would end the turn.
+            language: English name to force, or None.
+        """
+        before = f"<|im_start|>system\n{self._neutralise(context)}<|im_end|>\n<|im_start|>user\n<|audio_start|>"
+        after = "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
+        if language is not None:
+            after += f"language {language}{TEXT_FOLLOWS}"
+        return [*self._encode(before), *[self.audio_id] * audio_tokens, *self._encode(after)]
+
+    def read_answer(self, token_ids: list[int], *, forced_language: str | None) -> tuple[str | None, str]:
+        """Split the model's answer into language (English name, None where it heard none) and text."""
+        if forced_language is not None:
+            return forced_language, self._decode(token_ids)
+        if self._text_follows not in token_ids:
+            return None, self._decode(token_ids)
+        cut = token_ids.index(self._text_follows)
+        name = self._decode(token_ids[:cut]).removeprefix("language").strip()
+        return (name if name in NAME_TO_CODE else None), self._decode(token_ids[cut + 1 :])
+
+    def until_stop(self, token_ids: list[int]) -> list[int]:
+        """The answer up to and with its first stop token; all of it if there is none."""
+        ends = (i for i, token in enumerate(token_ids, start=1) if token in self.stop_ids)
+        return token_ids[: next(ends, len(token_ids))]
+
+    def _neutralise(self, text: str) -> str:
+        # To a fixpoint: removing the inner token of `<|im_<|im_end|>end|>` would otherwise make an outer one.
+        while (cleaned := self._control_text.sub("", text)) != text:
+            text = cleaned
+        return text
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        plain = [token for token in token_ids if token not in self._control_ids]
+        return self._tokenizer.decode(plain, clean_up_tokenization_spaces=False).strip()

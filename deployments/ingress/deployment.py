@@ -1,0 +1,75 @@
+"""The ingress deployment: HTTP in front, a handle to the ASR deployment behind."""
+
+import logging
+from typing import cast
+
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from deployments.exceptions import ServiceError, ServiceUnavailable
+from deployments.ingress.api import create_app
+from deployments.served_model import ServedModel
+from deployments.settings import Settings
+from deployments.transcription.transcriber import Transcriber
+from deployments.transcription.utterance import Transcription, Utterance
+
+logger = logging.getLogger("ray.serve.asr")
+
+
+class RemoteRecognizer:
+    """The ASR deployment as a `Recognizer`: Ray's errors become the service's own here, and nowhere else."""
+
+    def __init__(self, asr: DeploymentHandle):
+        self._asr = asr
+
+    async def transcribe(self, utterance: Utterance) -> Transcription:
+        """Transcribe one utterance on some replica.
+
+        A replica that dies with the utterance is replaced by another one, once: transcribing twice does no harm.
+
+        Raises:
+            ServiceError: the utterance cannot be transcribed, or no replica can take it now.
+        """
+        try:
+            return await self._transcribe_once(utterance)
+        except RayActorError as error:
+            logger.warning("an ASR replica died with an utterance, trying another: %r", error)
+        try:
+            return await self._transcribe_once(utterance)
+        except RayActorError:
+            raise ServiceUnavailable("The model is restarting. Try again in a moment.") from None
+
+    async def _transcribe_once(self, utterance: Utterance) -> Transcription:
+        try:
+            return cast(Transcription, await self._asr.transcribe.remote(utterance))
+        except RayTaskError as error:
+            if isinstance(error.cause, ServiceError):
+                raise error.cause from None
+            raise
+        except (BackPressureError, DeploymentUnavailableError):
+            raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
+
+
+@serve.deployment(
+    name="Ingress",
+    # Waiting requests cost little here; how many utterances wait is the ASR deployment's to bound.
+    max_ongoing_requests=1000,
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=60,
+    ray_actor_options={"num_cpus": 0.5},
+)
+@serve.ingress()
+class Ingress:
+    """Validates requests, decodes media, renders answers. Never touches torch."""
+
+    def __init__(self, settings: Settings, served_model: ServedModel, asr: DeploymentHandle):
+        self._settings = settings
+        self._served_model = served_model
+        self._transcriber = Transcriber(RemoteRecognizer(asr), max_utterance_s=settings.max_utterance_s)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Serve once this replica is constructed."""
+        return create_app(self._transcriber, self._settings, self._served_model)

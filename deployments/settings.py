@@ -1,0 +1,107 @@
+"""Every knob of the service: typed, documented, unknown keys refused.
+
+The values come from `args:` in `serve_config.yaml`; an environment variable `ASR_<NAME>` of the process that runs
+`serve run` beats the file, so that one file serves every machine. What can be changed while the service runs (batch
+size and wait) is not here but in the `user_config` of the ASR deployment, see `deployments/asr/deployment.py`.
+"""
+
+import os
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from deployments.transcription.languages import resolve_language
+
+ENVIRONMENT_PREFIX = "ASR_"
+
+
+class Settings(BaseSettings):
+    """Configuration of one application. Field descriptions are the documentation (`docs/configuration.md`)."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model: str = Field(
+        default="demo",
+        min_length=1,
+        description="What to serve: a Hugging Face hub id (`Qwen/Qwen3-ASR-1.7B`), a folder with a checkpoint, or "
+        "`demo`, the tiny bundled checkpoint that knows a few hundred words.",
+    )
+    served_model_name: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The id clients send as `model`. By default the hub id, the folder's name, or `qwen3-asr-demo`.",
+    )
+    model_aliases: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Further ids that clients may send as `model`, such as `whisper-1`; in the environment, a comma "
+        "list.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        default="auto",
+        description="Number format of the weights. `auto`: bfloat16 where the hardware computes in it, else float32.",
+    )
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        default="auto",
+        description="GPUs per ASR replica; a fraction lets replicas share a card, 0 means CPU. `auto`: 1 if the "
+        "cluster has a GPU when the application is built, else 0. Say it outright where GPU nodes join later.",
+    )
+    num_cpus: float = Field(default=1, gt=0, description="CPUs that Ray reserves for one ASR replica.")
+    torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
+        default="auto",
+        description="Threads torch computes with in one ASR replica. `auto`: all cores the replica may run on when it "
+        "computes on the CPU, one when it computes on a GPU.",
+    )
+    default_language: str | None = Field(
+        default=None,
+        description="Language to force when a request names none, as code or English name. None detects it.",
+    )
+    max_utterance_s: float = Field(
+        default=30.0, gt=0, le=1200, description="Longest recording, in seconds, that is decoded in one go."
+    )
+    max_upload_bytes: int = Field(
+        default=26_214_400, gt=0, description="Largest request body in bytes (OpenAI's limit: 25 MiB)."
+    )
+    request_timeout_s: float = Field(
+        default=600.0, gt=0, description="Seconds a request may take before it is answered with a 504."
+    )
+    decode_threads: int = Field(
+        default=4, ge=1, description="Recordings that one ingress replica decodes at the same time."
+    )
+
+    @field_validator("model_aliases", mode="before")
+    @classmethod
+    def _split_comma_list(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("default_language")
+    @classmethod
+    def _name_of_language(cls, value: str | None) -> str | None:
+        try:
+            return resolve_language(value, param="default_language")
+        except Exception as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _refuse_unknown_environment(self) -> Self:
+        known = {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in type(self).model_fields}
+        unknown = sorted(
+            name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known
+        )
+        if unknown:
+            raise ValueError(f"unknown setting in the environment: {', '.join(unknown)}; known: {sorted(known)}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first: it is the operator at this machine, the file is everybody's default."""
+        return env_settings, init_settings

@@ -1,0 +1,46 @@
+"""The finished transcript of one recording: the one value that every response format is rendered from."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A span of the recording with its text. Times are seconds from the start of the recording."""
+
+    start: float
+    end: float
+    text: str
+    language: str | None
+    temperature: float
+    avg_logprob: float
+
+
+@dataclass(frozen=True)
+class TranscriptWarning:
+    """Something the caller should know about an answer that is otherwise good."""
+
+    code: Literal["token_budget_exhausted", "unknown_field"]
+    message: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What the request cost."""
+
+    seconds: float
+    """Seconds of decoded audio."""
+    audio_tokens: int
+    text_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True)
+class Transcript:
+    text: str
+    language: str | None
+    """English name of the language most of the recording is in; None where nothing was said."""
+    duration: float
+    segments: tuple[Segment, ...]
+    usage: Usage
+    warnings: tuple[TranscriptWarning, ...] = ()

@@ -1,0 +1,62 @@
+"""What crosses the border between the ingress and the model: plain frozen values, defined once."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAMPLE_RATE = 16_000
+"""Samples per second of every waveform in the service: mono float32, nominally in [-1, 1]."""
+
+Waveform = NDArray[np.float32]
+"""One mono recording at `SAMPLE_RATE`, shape `(samples,)`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """A waveform short enough to be decoded in one go, with its decoding options."""
+
+    waveform: Waveform
+    language: str | None = None
+    """English name of the language to force, or None to let the model detect it."""
+    prompt: str = ""
+    """Context for the system turn of the model's prompt: names, terms, the text before."""
+    temperature: float = 0.0
+    """0 decodes greedily; above 0 samples."""
+    max_new_tokens: int | None = None
+    """Token budget of the answer, or None for the one that grows with the seconds of audio."""
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform) / SAMPLE_RATE
+
+
+@dataclass(frozen=True)
+class Transcription:
+    """What the model answered for one utterance."""
+
+    text: str
+    language: str | None
+    """English name, forced or detected; None where the model heard no speech."""
+    finish_reason: Literal["stop", "length"]
+    """`length`: the token budget ran out before the model ended its answer."""
+    audio_tokens: int
+    text_tokens: int
+    """Tokens of the prompt that are not audio."""
+    output_tokens: int
+    avg_logprob: float
+    """Mean natural-log probability of the output tokens."""
+
+
+class Recognizer(Protocol):
+    """Something that transcribes one utterance: the ASR deployment behind a handle, or a fake in a test."""
+
+    async def transcribe(self, utterance: Utterance) -> Transcription:
+        """Transcribe one utterance.
+
+        Raises:
+            ServiceError: the utterance cannot be transcribed, or not now.
+        """
+        ...

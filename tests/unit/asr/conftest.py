@@ -1,0 +1,47 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from deployments.asr.checkpoint import Checkpoint, load
+from deployments.asr.engine import Engine
+from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from tests.random_model import write_native, write_original
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The models here are so small that a second thread only costs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_native(tmp_path_factory.mktemp("native"))
+
+
+@pytest.fixture(scope="session")
+def original_folder(native_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_original(native_folder, tmp_path_factory.mktemp("original"))
+
+
+@pytest.fixture(scope="session")
+def checkpoint(native_folder: Path) -> Checkpoint:
+    return load(str(native_folder), dtype=torch.float32, device=torch.device("cpu"))
+
+
+@pytest.fixture
+def engine(checkpoint: Checkpoint) -> Engine:
+    return Engine(checkpoint)
+
+
+def noise(seconds: float, *, seed: int = 0) -> Waveform:
+    """Loud noise that the random model answers differently for every seed."""
+    rng = np.random.default_rng(seed)
+    samples: Waveform = rng.normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
+    return samples

@@ -1,0 +1,61 @@
+"""Settings refuse what they do not know, and the environment beats the file."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from deployments.served_model import DEMO_CHECKPOINT, ServedModel
+from deployments.settings import Settings
+
+
+def test_the_defaults_serve_the_demo() -> None:
+    model = ServedModel.of(Settings())
+    assert model.ids == ("qwen3-asr-demo",)
+    assert model.checkpoint == str(DEMO_CHECKPOINT)
+
+
+def test_an_unknown_key_is_refused() -> None:
+    with pytest.raises(ValidationError, match="bogus"):
+        Settings.model_validate({"bogus": 1})
+
+
+def test_the_environment_beats_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASR_MODEL", "Qwen/Qwen3-ASR-1.7B")
+    monkeypatch.setenv("ASR_MODEL_ALIASES", "whisper-1, gpt-4o-transcribe")
+    settings = Settings(model="demo")
+    model = ServedModel.of(settings)
+    assert model.checkpoint == "Qwen/Qwen3-ASR-1.7B"
+    assert model.ids == ("Qwen/Qwen3-ASR-1.7B", "whisper-1", "gpt-4o-transcribe")
+    assert model.owned_by == "qwen"
+
+
+def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASR_MODLE", "x")
+    with pytest.raises(ValidationError, match="ASR_MODLE"):
+        Settings()
+
+
+def test_a_folder_is_served_under_its_name(tmp_path: Path) -> None:
+    folder = tmp_path / "my-finetune"
+    folder.mkdir()
+    model = ServedModel.of(Settings(model=str(folder)))
+    assert (model.id, model.checkpoint) == ("my-finetune", str(folder))
+
+
+def test_a_name_of_its_own() -> None:
+    assert ServedModel.of(Settings(model="Qwen/Qwen3-ASR-0.6B", served_model_name="asr")).id == "asr"
+
+
+@pytest.mark.parametrize(("value", "name"), [("en", "English"), ("zh-CN", "Chinese"), ("auto", None), (None, None)])
+def test_the_default_language_is_any_spelling(value: str | None, name: str | None) -> None:
+    assert Settings(default_language=value).default_language == name
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"default_language": "xx"}, {"max_utterance_s": 0}, {"num_gpus": -1}, {"torch_threads": 0}, {"dtype": "int8"}],
+)
+def test_impossible_values_are_refused_by_name(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=next(iter(wrong))):
+        Settings.model_validate(wrong)
