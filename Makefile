@@ -23,6 +23,7 @@ setup: .venv/.dev  ## install everything, for developing
 serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
 	@mkdir -p .build
 	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
+	@$(BIN)/python -m deployments.check .build/serve_config.yaml
 	@exec $(BIN)/serve run .build/serve_config.yaml
 
 test: .venv/.dev  ## run all tests that need no GPU

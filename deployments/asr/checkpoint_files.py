@@ -1,5 +1,6 @@
 """Looking at a checkpoint's files without loading it: cheap enough to do before anything is deployed."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def check_files(name: str) -> None:
 
 
 def _download_config(name: str) -> Path:
+    with contextlib.suppress(LocalEntryNotFoundError, HFValidationError):
+        return Path(hf_hub_download(name, "config.json", local_files_only=True))
     try:
         return Path(hf_hub_download(name, "config.json"))
     except HFValidationError:

@@ -1,5 +1,6 @@
 """The ingress deployment: HTTP in front, a handle to the ASR deployment behind."""
 
+import asyncio
 import logging
 from typing import cast
 
@@ -43,8 +44,12 @@ class RemoteRecognizer:
             raise ServiceUnavailable("The model is restarting. Try again in a moment.") from None
 
     async def _transcribe_once(self, utterance: Utterance) -> Transcription:
+        response = self._asr.transcribe.remote(utterance)
         try:
-            return cast(Transcription, await self._asr.transcribe.remote(utterance))
+            return cast(Transcription, await response)
+        except asyncio.CancelledError:
+            response.cancel()  # the caller has gone: free its place in the batch
+            raise
         except RayTaskError as error:
             if isinstance(error.cause, ServiceError):
                 raise error.cause from None
@@ -72,4 +77,5 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once this replica is constructed."""
-        return create_app(self._transcriber, self._settings, self._served_model)
+        # Serve's own proxy writes the x-request-id it was given or made; a second one would make it "id, id".
+        return create_app(self._transcriber, self._settings, self._served_model, write_request_id=False)

@@ -1,0 +1,89 @@
+"""The limit on the size of a request body, as OpenAI counts it: the whole multipart body, not the file alone."""
+
+import asyncio
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from deployments.exceptions import UploadTooLarge
+
+LINGER_S = 5.0
+"""Seconds for which the rest of a refused upload is read and thrown away (nginx: `lingering_close`)."""
+
+
+class UploadLimitMiddleware:
+    """Raises `UploadTooLarge` in whoever reads a body of more than `max_bytes`.
+
+    A declared length over the limit is refused before the first byte is read; a body without a length, or with one that
+    lies, is refused at the chunk that goes over the limit.
+    """
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        upload = _LimitedUpload(_content_length(scope), self.max_bytes, receive, send)
+        await self.app(scope, upload.receive, upload.send)
+
+
+class _LimitedUpload:
+    """One request: counts what comes in, and ends the connection decently if that was too much."""
+
+    def __init__(self, declared: int | None, max_bytes: int, receive: Receive, send: Send) -> None:
+        self._declared = declared
+        self._max_bytes = max_bytes
+        self._receive = receive
+        self._send = send
+        self._read = 0
+        self._all_read = False
+        self._refused = False
+
+    async def receive(self) -> Message:
+        if self._declared is not None and self._declared > self._max_bytes:
+            self._refuse(self._declared)
+        message = await self._next_message()
+        if self._read > self._max_bytes:
+            self._refuse(self._read)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if self._refused and message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["connection"] = "close"
+        if self._refused and message["type"] == "http.response.body" and not message.get("more_body", False):
+            # The answer goes out at once, its end only when the client has stopped sending: a server that closes a
+            # connection with unread bytes in it resets it, and the client might lose the answer.
+            await self._send({**message, "more_body": True})
+            await self._discard_rest()
+            message = {"type": "http.response.body", "body": b""}
+        await self._send(message)
+
+    def _refuse(self, size: int) -> None:
+        self._refused = True
+        # OpenAI's wording; it answers with the declared length, too, as the bytes "read".
+        raise UploadTooLarge(f"413: Maximum content size limit ({self._max_bytes}) exceeded ({size} bytes read)")
+
+    async def _next_message(self) -> Message:
+        message = await self._receive()
+        self._read += len(message.get("body", b""))
+        self._all_read = not message.get("more_body", False)  # true of http.disconnect as well
+        return message
+
+    async def _discard_rest(self) -> None:
+        # The answer is out: a connection that fails now is nobody's error. Ray's receive() raises when its proxy has
+        # already seen the client leave.
+        with suppress(Exception):
+            async with asyncio.timeout(LINGER_S):
+                while not self._all_read:
+                    await self._next_message()
+
+
+def _content_length(scope: Scope) -> int | None:
+    """The declared length, or None where it is missing or not a number: the bytes are counted in any case."""
+    value = Headers(scope=scope).get("content-length", "")
+    # int() takes `1_0`, ` 1` and digits of other scripts; it refuses more than 4,300 of them.
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None

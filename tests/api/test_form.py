@@ -1,0 +1,258 @@
+"""Every field of the form: honoured, or refused by name before any audio is touched."""
+
+from typing import Any
+
+import pytest
+
+from deployments.ingress.form import MAX_PROMPT_CHARS
+from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of
+
+INVALID, UNSUPPORTED, MISSING = "invalid_value", "unsupported_value", "missing_required_parameter"
+
+BAD_TEMPERATURES = ["1.01", "-0.1", "nan", "inf", "Infinity", "1e999", "0_1", "0x1", "0,5", ".", "-", "1e", "hot"]
+BAD_TEMPERATURES += ["", " 0", "0 ", "0\n", "٠"]
+BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250, "١"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "code"),
+    [
+        ({"language": "xx"}, "language", "invalid_language_format"),
+        ({"language": "e" * 300}, "language", INVALID),
+        ({"language": ["en", "en"]}, "language", INVALID),
+        ({"prompt": "p" * (MAX_PROMPT_CHARS + 1)}, "prompt", INVALID),
+        ({"prompt": ["a", "b"]}, "prompt", INVALID),
+        ({"response_format": "srt"}, "response_format", UNSUPPORTED),
+        ({"response_format": "vtt"}, "response_format", UNSUPPORTED),
+        ({"response_format": "diarized_json"}, "response_format", UNSUPPORTED),
+        ({"response_format": "xml"}, "response_format", INVALID),
+        ({"response_format": "JSON"}, "response_format", INVALID),
+        ({"response_format": ""}, "response_format", INVALID),
+        *(({"temperature": value}, "temperature", INVALID) for value in BAD_TEMPERATURES),
+        *(({"max_new_tokens": value}, "max_new_tokens", INVALID) for value in BAD_TOKENS),
+        ({"stream": "true"}, "stream", UNSUPPORTED),
+        ({"stream": "True"}, "stream", UNSUPPORTED),
+        ({"stream": "1"}, "stream", UNSUPPORTED),
+        ({"stream": "yes"}, "stream", INVALID),
+        ({"stream": ""}, "stream", INVALID),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities", UNSUPPORTED),
+        ({"timestamp_granularities": "word"}, "timestamp_granularities", UNSUPPORTED),
+        ({"timestamp_granularities[]": ["segment", "word"]}, "timestamp_granularities", UNSUPPORTED),
+        ({"timestamp_granularities[]": "segment"}, "timestamp_granularities", INVALID),
+        ({"timestamp_granularities[]": "phone"}, "timestamp_granularities", INVALID),
+        ({"timestamp_granularities[]": '["segment"]'}, "timestamp_granularities", INVALID),
+        ({"include[]": "logprobs"}, "include", UNSUPPORTED),
+        ({"include": "logprobs"}, "include", UNSUPPORTED),
+        ({"languages[]": ["en", "de"]}, "languages", UNSUPPORTED),
+        ({"keywords": "Ada"}, "keywords", UNSUPPORTED),
+        ({"chunking_strategy": "auto"}, "chunking_strategy", UNSUPPORTED),
+        ({"chunking_strategy[type]": "server_vad"}, "chunking_strategy", UNSUPPORTED),
+        ({"known_speaker_names[]": "Ada"}, "known_speaker_names", UNSUPPORTED),
+        ({"known_speaker_references[]": "data:" + "A" * 500_000}, "known_speaker_references", UNSUPPORTED),
+    ],
+)
+async def test_refused(service: Service, fields: dict[str, Any], param: str, code: str) -> None:
+    response = await service.transcribe(**fields)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code)
+    assert param in error["message"]
+    assert len(error["message"]) < 1500
+    assert service.untouched
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": "1"},
+        {"temperature": ".5"},
+        {"temperature": "5e-1"},
+        {"temperature": "-0"},
+        {"max_new_tokens": "4096"},
+        {"prompt": "p" * MAX_PROMPT_CHARS},
+        {"prompt": ""},
+        {"stream": "false"},
+        {"stream": "False"},
+        {"response_format": "verbose_json", "timestamp_granularities[]": "segment"},
+        {"response_format": "verbose_json", "timestamp_granularities": ["segment", "segment"]},
+    ],
+)
+async def test_accepted(service: Service, fields: dict[str, Any]) -> None:
+    response = await service.transcribe(**fields)
+    assert response.status_code == 200
+    assert "x-asr-warnings" not in response.headers
+
+
+@pytest.mark.parametrize("fields", [{}, {"model": ""}])
+async def test_missing_model(service: Service, fields: dict[str, str]) -> None:
+    response = await service.post_form(fields, {"file": ("a.wav", AUDIO)})
+    assert response.status_code == 400
+    assert error_of(response) == {
+        "message": "you must provide a model parameter",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": MISSING,
+    }
+
+
+async def test_unknown_model(service: Service) -> None:
+    response = await service.transcribe(model="gpt-x")
+    assert response.status_code == 404
+    assert error_of(response) == {
+        "message": "The model `gpt-x` does not exist or you do not have access to it.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": "model_not_found",
+    }
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({}, MISSING),
+        ({"file": ("a.wav", b"")}, INVALID),
+        ({"file": (None, "text without a filename")}, INVALID),
+        ({"File": ("a.wav", AUDIO)}, MISSING),
+    ],
+)
+async def test_no_usable_file(service: Service, files: dict[str, Any], code: str) -> None:
+    response = await service.post_form({"model": MODEL}, files)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["param"], error["code"]) == ("file", code)
+
+
+async def test_two_files(service: Service) -> None:
+    parts = [("model", (None, MODEL)), ("file", ("a", AUDIO)), ("file", ("b", AUDIO))]
+    error = error_of(await service.request("POST", TRANSCRIPTIONS, files=parts))
+    assert error["param"] == "file"
+    assert "2 times" in error["message"]
+
+
+@pytest.mark.parametrize("name", ["model", "language", "temperature", "timestamp_granularities[]"])
+async def test_file_where_text_is_expected(service: Service, name: str) -> None:
+    parts = [(name, ("x.txt", b"segment")), ("file", ("a", AUDIO))]
+    if name != "model":
+        parts.append(("model", (None, MODEL)))  # type: ignore[arg-type]
+    error = error_of(await service.request("POST", TRANSCRIPTIONS, files=parts))
+    assert error["param"] == name.removesuffix("[]")
+    assert "not an uploaded file" in error["message"]
+    assert service.untouched
+
+
+async def test_the_first_of_several_errors_has_a_fixed_order(service: Service) -> None:
+    fields: dict[str, Any] = {"temperature": "x", "language": "xx", "include[]": "logprobs"}
+    expected = ["model", "model", "file", "include", "language", "temperature"]
+    seen = [error_of(await service.post_form(fields))["param"]]
+    seen.append(error_of(await service.post_form(fields | {"model": "gpt-x"}))["param"])
+    seen.append(error_of(await service.post_form(fields | {"model": MODEL}))["param"])
+    for name in ("include[]", "language", "temperature"):
+        seen.append(error_of(await service.transcribe(**fields))["param"])
+        del fields[name]
+    assert seen == expected
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"json": {"model": MODEL}}, {"data": {"model": MODEL}}, {"content": b"abc"}, {}],
+    ids=["json", "urlencoded", "bytes", "empty"],
+)
+async def test_other_content_types(service: Service, body: dict[str, Any]) -> None:
+    response = await service.request("POST", TRANSCRIPTIONS, **body)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert "multipart/form-data" in error["message"]
+    assert error["code"] == INVALID
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("multipart/form-data", b"--x\r\n"),
+        ("multipart/form-data; boundary=x", b"no boundary at all"),
+        ("multipart/form-data; boundary=x", b"--x\r\nContent-Disposition: form-data\r\n\r\nno name\r\n--x--\r\n"),
+        ("multipart/form-data; boundary=" + "x" * 5000, b""),
+        ("multipart/form-data; boundary=x; charset=utf-7", b"--x--\r\n"),
+        ("multipart/form-data; boundary=x; charset=punycode", b"--x--\r\n"),
+    ],
+)
+async def test_broken_multipart(service: Service, content_type: str, body: bytes) -> None:
+    response = await service.request("POST", TRANSCRIPTIONS, content=body, headers={"content-type": content_type})
+    assert response.status_code == 400
+    error = error_of(response)
+    assert error["message"].startswith("Could not parse multipart form")
+    assert error["code"] == INVALID
+
+
+async def test_truncated_multipart(service: Service) -> None:
+    body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nqwen3-asr-demo\r\n--x\r\nContent-Disp'
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = await service.request("POST", TRANSCRIPTIONS, content=body, headers=headers)
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [("x", (None, "1"))] * 101,
+        [("x", ("a", b"1"))] * 9,
+        [("prompt", (None, "p" * 1_100_000))],
+    ],
+    ids=["fields", "files", "size"],
+)
+async def test_bounds_of_the_form(service: Service, parts: list) -> None:
+    response = await service.request("POST", TRANSCRIPTIONS, files=parts)
+    assert response.status_code == 400
+    assert error_of(response)["message"].startswith("Could not parse multipart form")
+
+
+async def test_unknown_fields_are_ignored_but_told(service: Service) -> None:
+    response = await service.transcribe(**{"user": "me", "größe": "1", "max_new_token": ["1", "2"]})
+    assert response.status_code == 200
+    warnings = response.json()["warnings"]
+    assert {warning["code"] for warning in warnings} == {"unknown_field"}
+    assert [warning["message"] for warning in warnings] == [
+        "The unknown field 'user' was ignored.",
+        "The unknown field 'größe' was ignored.",
+        "The unknown field 'max_new_token' was ignored.",
+    ]
+    header = response.headers["x-asr-warnings"]
+    assert header.startswith("unknown_field: The unknown field 'user' was ignored.; ")
+    assert header.isascii()
+    assert header.isprintable()
+
+
+async def test_control_characters_in_a_field_name(service: Service) -> None:
+    body = b"".join(
+        b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % part
+        for part in [(b"model", MODEL.encode()), (b"a\x01\x7f\xe2\x80\xa8", b"1"), (b'file"; filename="a', AUDIO)]
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    response = await service.request("POST", TRANSCRIPTIONS, content=body + b"--x--\r\n", headers=headers)
+    assert response.status_code == 200
+    assert response.headers["x-asr-warnings"].isprintable()
+
+
+async def test_warnings_are_bounded(service: Service) -> None:
+    response = await service.transcribe(**{f"{index:02}" + "x" * 1000: "1" for index in range(40)})
+    warnings = response.json()["warnings"]
+    assert len(warnings) == 9
+    assert warnings[-1]["message"] == "32 more unknown fields were ignored."
+    assert all(len(warning["message"]) < 120 for warning in warnings)
+    assert len(response.headers["x-asr-warnings"]) <= 1000
+
+
+@pytest.mark.parametrize("path", ["/v1/audio/translations"])
+async def test_translation_is_refused_after_the_model_check(service: Service, path: str) -> None:
+    file = {"file": ("a.wav", AUDIO)}
+    assert error_of(await service.post_form({}, file, path))["code"] == MISSING
+    assert error_of(await service.post_form({"model": "x"}, file, path))["code"] == "model_not_found"
+    response = await service.post_form({"model": MODEL}, file, path)
+    assert response.status_code == 400
+    assert error_of(response) == {
+        "message": f"The model '{MODEL}' does not support translation.",
+        "type": "invalid_request_error",
+        "param": "model",
+        "code": UNSUPPORTED,
+    }
+    assert service.untouched

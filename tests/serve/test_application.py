@@ -1,0 +1,96 @@
+"""The application as `build` wires it, with a small random model, over HTTP."""
+
+import io
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+
+from deployments.app import build
+from deployments.exceptions import CheckpointError
+from deployments.settings import Settings
+from tests.random_model import write_native
+
+Deploy = Callable[[Application], DeploymentHandle]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    folder = write_native(tmp_path_factory.mktemp("models") / "random-asr")
+    return Settings(model=str(folder), max_utterance_s=10, default_language="en")
+
+
+def _wav(seconds: float) -> bytes:
+    samples = np.random.default_rng(0).normal(0, 3000, round(seconds * 16_000)).astype("<i2")
+    file = io.BytesIO()
+    with wave.open(file, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes(samples.tobytes())
+    return file.getvalue()
+
+
+def test_a_request_goes_all_the_way(deploy: Deploy, base_url: str, settings: Settings) -> None:
+    deploy(build(settings))
+    url = f"{base_url}/v1/audio/transcriptions"
+
+    def post(seconds: float = 2.0, **fields: str) -> requests.Response:
+        fields = {"model": "random-asr", "max_new_tokens": "8", **fields}
+        return requests.post(url, files={"file": _wav(seconds)}, data=fields, timeout=60)
+
+    answer = post(response_format="verbose_json")
+    assert answer.status_code == 200
+    assert answer.json()["language"] == "english"
+    assert answer.json()["duration"] == 2.0
+    assert answer.json()["text"]
+    assert post().json() == {"text": answer.json()["text"], "usage": {"type": "duration", "seconds": 2}} | {
+        key: value for key, value in post().json().items() if key == "warnings"
+    }
+
+    too_long = post(seconds=10.5)
+    assert too_long.status_code == 400
+    assert "10.5 seconds is longer than 10 seconds" in too_long.json()["error"]["message"]
+
+    # One id, the client's own, although Serve's proxy writes it too.
+    tagged = requests.get(f"{base_url}/v1/models", headers={"x-request-id": "abc-123"}, timeout=60)
+    assert tagged.headers["x-request-id"] == "abc-123"
+    assert [card["id"] for card in tagged.json()["data"]] == ["random-asr"]
+
+    assert requests.get(f"{base_url}/nowhere", timeout=60).json()["error"]["message"] == "Invalid URL (GET /nowhere)"
+
+
+def test_the_ingress_never_loads_torch(deploy: Deploy, base_url: str, settings: Settings) -> None:
+    deploy(build(settings))
+    replicas = {
+        name: process
+        for process in psutil.process_iter(["cmdline"])
+        for name in ("Ingress", "ASR")
+        if f"ServeReplica:test:{name}" in " ".join(process.info["cmdline"] or ())
+    }
+    loaded = {
+        name: any("libtorch" in mapping.path for mapping in process.memory_maps()) for name, process in replicas.items()
+    }
+    assert loaded == {"Ingress": False, "ASR": True}
+
+
+def test_gpus_are_reserved_as_set(base_url: str, settings: Settings) -> None:
+    def gpus(**changes: object) -> float:
+        application = build(settings.model_copy(update=changes))
+        asr = application._bound_deployment.init_args[2]._bound_deployment
+        return float(asr.ray_actor_options["num_gpus"])
+
+    assert gpus() == 0, "this cluster has none"
+    assert gpus(num_gpus=1.0) == 1.0
+    assert gpus(num_gpus=0.25) == 0.25
+
+
+def test_a_model_that_cannot_be_served_is_never_deployed(base_url: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        build(Settings(model=str(tmp_path)))
