@@ -32,6 +32,7 @@ class Kind:
     video: str | None = None
     muxer: dict[str, str] = field(default_factory=dict)
     encoder: dict[str, str] = field(default_factory=dict)
+    bit_rate: int | None = None
 
 
 KINDS = {
@@ -50,18 +51,20 @@ KINDS = {
     "au": Kind("au", "pcm_s16be", rate=44_100),
     "caf": Kind("caf", "pcm_s16le", rate=44_100),
     "flac": Kind("flac", "flac"),
-    "wavpack": Kind("wv", "wavpack", rate=44_100),
-    "tta": Kind("tta", "tta", rate=44_100),
     "mp3": Kind("mp3", "libmp3lame", rate=44_100),
     "mp3-no-header": Kind("mp3", "libmp3lame", rate=44_100, muxer={"write_xing": "0"}),
     "mp3-vbr-no-header": Kind(
-        "mp3", "libmp3lame", rate=44_100, muxer={"write_xing": "0"}, encoder={"global_quality": "236", "flags": "+qscale"}
+        "mp3",
+        "libmp3lame",
+        rate=44_100,
+        muxer={"write_xing": "0"},
+        encoder={"global_quality": "236", "flags": "+qscale"},
     ),
     "mp2": Kind("mp2", "mp2", rate=44_100),
     "aac": Kind("adts", "aac", rate=44_100),
     "ac3": Kind("ac3", "ac3", rate=44_100),
     "amr": Kind("amr", "libopencore_amrnb", rate=8_000),
-    "wma": Kind("asf", "wmav2", rate=44_100),
+    "wma": Kind("asf", "wmav2", rate=44_100, bit_rate=96_000),
     "ogg-vorbis": Kind("ogg", "vorbis", rate=44_100, channels=2, encoder={"strict": "experimental"}),
     "ogg-flac": Kind("ogg", "flac"),
     "opus": Kind("ogg", "libopus", rate=48_000),
@@ -71,7 +74,8 @@ KINDS = {
     "3gp": Kind("3gp", "libopencore_amrnb", rate=8_000),
     "webm": Kind("webm", "libopus", rate=48_000),
     "mka": Kind("matroska", "flac", rate=44_100),
-    "mp4-video": Kind("mp4", "aac", rate=44_100, channels=2, video="mpeg4", muxer={"movflags": "faststart"}),
+    "mp4-video": Kind("mp4", "aac", rate=44_100, channels=2, video="mpeg4"),
+    "mp4-video-index-first": Kind("mp4", "aac", rate=44_100, channels=2, video="mpeg4", muxer={"moov_size": "20000"}),
     "mov-video": Kind("mov", "pcm_s16le", rate=48_000, channels=2, video="mpeg4"),
     "webm-video": Kind("webm", "libopus", rate=48_000, channels=2, video="libvpx"),
     "mkv-video": Kind("matroska", "libmp3lame", rate=44_100, channels=2, video="mpeg4"),
@@ -99,6 +103,7 @@ def encode(
     rate: int | None = None,
     channels: int | None = None,
     video_s: float | None = None,
+    delay_s: float = 0.0,
     piped: bool = False,
 ) -> bytes:
     """Encode sound as a file of one of `KINDS`.
@@ -108,6 +113,7 @@ def encode(
         rate: samples per second of the file; each kind has one that suits it.
         channels: how often a mono waveform is repeated.
         video_s: length of the picture of video kinds, by default that of the sound.
+        delay_s: how much later than the picture the sound of video kinds begins.
         piped: write as into a pipe, so that no header learns how long the file became.
     """
     how = KINDS[kind]
@@ -117,13 +123,16 @@ def encode(
         waveform = np.tile(resampled, (channels or how.channels, 1))
     target = _Pipe() if piped else io.BytesIO()
     with av.open(target, "w", format=how.container, options=how.muxer) as container:
+        picture = _add_picture(container, how.video) if how.video is not None else None
         sound = container.add_stream(how.codec, rate=rate, layout=LAYOUTS[len(waveform)])
         assert isinstance(sound, AudioStream)
         sound.codec_context.options = how.encoder
-        if how.video is None:
+        if how.bit_rate is not None:
+            sound.codec_context.bit_rate = how.bit_rate
+        if picture is None:
             _write_sound(container, sound, waveform)
         else:
-            _write_video(container, sound, waveform, how.video, video_s or waveform.shape[1] / rate)
+            _write_both(container, sound, waveform, picture, video_s or waveform.shape[1] / rate, delay_s)
     return bytes(target.written) if isinstance(target, _Pipe) else target.getvalue()
 
 
@@ -146,18 +155,23 @@ def _write_sound(container: OutputContainer, sound: AudioStream, waveform: NDArr
     container.mux(sound.encode(None))
 
 
-def _write_video(
-    container: OutputContainer, sound: AudioStream, waveform: NDArray[np.float32], codec: str, video_s: float
+def _write_both(
+    container: OutputContainer,
+    sound: AudioStream,
+    waveform: NDArray[np.float32],
+    picture: VideoStream,
+    video_s: float,
+    delay_s: float,
 ) -> None:
     """Write sound and picture by turns of a tenth of a second, as recorders do."""
-    picture = _add_picture(container, codec)
     tenth = sound.rate // 10
     for number in range(max(round(video_s * 10), -(-waveform.shape[1] // tenth))):
         start = number * tenth
         if number < video_s * 10:
             container.mux(picture.encode(_picture(number)))
         if start < waveform.shape[1]:
-            container.mux(sound.encode(_frame(waveform[:, start : start + tenth], sound.rate, start)))
+            later = start + round(delay_s * sound.rate)
+            container.mux(sound.encode(_frame(waveform[:, start : start + tenth], sound.rate, later)))
     container.mux(sound.encode(None))
     container.mux(picture.encode(None))
 
@@ -177,7 +191,8 @@ def _picture(number: int) -> av.VideoFrame:
 
 
 def _frame(samples: NDArray[np.float32], rate: int, start: int) -> av.AudioFrame:
-    frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples), format="fltp", layout=LAYOUTS[len(samples)])
+    packed = np.ascontiguousarray(samples.T).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=LAYOUTS[len(samples)])
     frame.sample_rate = rate
     frame.pts = start
     return frame

@@ -54,7 +54,8 @@ def test_a_missing_weight_is_named(broken: Path) -> None:
     weights = load_file(broken / "model.safetensors")
     del weights["model.audio_tower.conv2d1.weight"]
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"incomplete: 1 missing keys, such as model\.audio_tower\.conv2d1\.weight"):
+    sentence = r"incomplete: 1 missing keys, such as model\.audio_tower\.conv2d1\.weight"
+    with pytest.raises(CheckpointError, match=sentence):
         _load(broken)
 
 
@@ -106,7 +107,7 @@ def test_a_missing_shard_is_named(original_folder: Path, tmp_path: Path) -> None
     folder = Path(shutil.copytree(original_folder, tmp_path / "sharded"))
     check_files(str(folder))
     (folder / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="model-00002-of-00002.safetensors is missing"):
+    with pytest.raises(CheckpointError, match=r"model-00002-of-00002\.safetensors is missing"):
         check_files(str(folder))
 
 

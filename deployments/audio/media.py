@@ -1,0 +1,234 @@
+"""Sound out of media files with FFmpeg, which comes inside PyAV's wheel.
+
+FFmpeg is kept on a short lead. Only demuxers of media files are let near the bytes and no protocol is allowed, so that
+an uploaded playlist cannot make it open another file or address; only audio decoders run; and it decodes frame by frame
+into the resampler, so that memory is bounded by the longest waveform allowed, whatever a file unpacks to.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import BinaryIO, Literal, cast
+
+import av
+import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Disposition, Stream
+from numpy.typing import NDArray
+
+from deployments.audio import refusals
+from deployments.audio.promise import Promise, read_promise
+from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
+from deployments.transcription.utterance import Waveform
+
+TOLERANCE_S = 0.5
+"""Sound that may be missing before a file counts as damaged: encoders pad, headers round, last frames break off."""
+
+_DEMUXERS = (
+    "aac ac3 aiff amr ape asf au avi caf dts eac3 flac flv loas matroska mov mp3 mpeg mpegts nistsphere ogg sox "
+    "tta voc w64 wav wv"
+)
+_DECODERS = (
+    "aac aac_latm ac3 adpcm_ima_qt adpcm_ima_wav adpcm_ms adpcm_swf adpcm_yamaha alac amrnb amrwb ape dca eac3 flac "
+    "g723_1 gsm gsm_ms libopencore_amrnb libopencore_amrwb libopus mp1 mp1float mp2 mp2float mp3 mp3float opus "
+    "pcm_alaw pcm_bluray pcm_dvd pcm_f32be pcm_f32le pcm_f64be pcm_f64le pcm_mulaw pcm_s16be pcm_s16be_planar "
+    "pcm_s16le pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar pcm_s32be pcm_s32le pcm_s32le_planar pcm_s8 "
+    "pcm_s8_planar pcm_u16be pcm_u16le pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
+)
+_OPTIONS = {
+    "format_whitelist": _DEMUXERS.replace(" ", ","),
+    "codec_whitelist": _DECODERS.replace(" ", ","),
+    "protocol_whitelist": "",
+}
+# Beside FFmpeg's errors PyAV raises these for values in crafted headers that it cannot represent.
+_FFMPEG_ERRORS = (av.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError, NotImplementedError)
+
+_PACKETS_PER_S = 2_000
+"""No encoder writes packets under a millisecond; a file of single samples would keep a thread busy for minutes."""
+
+_BLOCK = 16_384  # samples per channel that are mixed and resampled at a time
+
+_PLANES = 8
+"""From so many planes on PyAV 18.1 reads pointers behind the end of FFmpeg's array of planes (`AudioFrame.planes`)."""
+
+av.logging.set_level(None)  # FFmpeg's own words help no caller and would fill the log
+
+
+def decode_track(source: BinaryIO, max_duration_s: float) -> Waveform:
+    """Decode the default or else first audio track of a media file, resampled to one mono waveform.
+
+    Returns:
+        Shape `(samples,)`, perhaps none; not checked for its range or for NaN.
+
+    Raises:
+        InvalidAudio: no media, no sound, longer than `max_duration_s`, cut off or damaged.
+    """
+    source.seek(0)
+    try:
+        # Tags in other encodings than UTF-8 are common, and of no interest.
+        with av.open(source, "r", options=_OPTIONS, metadata_errors="ignore") as container:
+            track = _choose_track(container)
+            promise = read_promise(container, track, source)
+            _refuse_if_promised_too_long(promise, max_duration_s)
+            decoding = _Decoding(container, track, max_duration_s)
+            chunks = list(decoding.chunks())
+            decoding.refuse_if_incomplete(promise, source)
+    except _FFMPEG_ERRORS as error:
+        raise refusals.unsupported() from error
+    return np.concatenate(chunks) if chunks else np.empty(0, np.float32)
+
+
+def _choose_track(container: InputContainer) -> AudioStream:
+    tracks = container.streams.audio
+    if not tracks:
+        raise refusals.no_track()
+    track = next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
+    if track.codec_context is None or track.codec_context.codec.name not in _DECODERS.split():
+        raise refusals.unsupported()
+    track.codec_context.thread_count = 1  # requests are what runs in parallel
+    return track
+
+
+def _refuse_if_promised_too_long(promise: Promise | None, max_duration_s: float) -> None:
+    """Spare the decoding of what is too long anyway. Headers count padding, so close calls are left to `_Decoding`."""
+    if promise is None or promise.clock == "container":  # the picture may be longer than the sound
+        return
+    if promise.seconds > max_duration_s + TOLERANCE_S:
+        raise refusals.too_long(max_duration_s, duration_s=promise.seconds)
+
+
+class _Decoding:
+    """One pass over a track, with the count of what was decoded, passed by and lost on the way."""
+
+    def __init__(self, container: InputContainer, track: AudioStream, max_duration_s: float):
+        self._container = container
+        self._track = track
+        self._max_duration_s = max_duration_s
+        self._decoded_s = 0.0
+        self._lost_s = 0.0  # in packets that could not be decoded
+        self._ticks_s = [float(stream.time_base or 0) for stream in container.streams]
+        self._spans_s: dict[int, tuple[float, float]] = {}  # first and last time stamp of every stream
+        self._frame_s = 0.0  # length of the last frame
+        self._read_bytes = 0  # up to the end of the last packet
+        self._packet_count = 0
+        self._broke_off = False
+
+    def chunks(self) -> Iterator[Waveform]:
+        """Yield the track piece by piece, mono at `SAMPLE_RATE`.
+
+        Raises:
+            InvalidAudio: as soon as more than the longest recording has been decoded.
+        """
+        resampler: Resampler | None = None
+        for rate, samples in self._blocks():
+            if resampler is None or resampler.rate != rate:
+                if resampler is not None:
+                    yield resampler.finish()
+                resampler = Resampler(rate)
+            yield resampler.push(mix_down(samples))
+        if resampler is not None:
+            yield resampler.finish()
+
+    def refuse_if_incomplete(self, promise: Promise | None, source: BinaryIO) -> None:
+        """Refuse a file of which more than `TOLERANCE_S` of sound is missing, at its end or in between.
+
+        Where the header makes no promise, only what FFmpeg reports as undecodable is known to be missing.
+
+        Raises:
+            InvalidAudio: the file is cut off, damaged, or was no media after all.
+        """
+        if self._decoded_s == 0 and (self._lost_s > 0 or self._broke_off):
+            raise refusals.unsupported()
+        if promise is not None:
+            reached_s = max(self._decoded_s, self._passed_s(promise.clock))
+            if promise.seconds - reached_s > TOLERANCE_S:
+                raise refusals.truncated(promise.seconds, reached_s)
+        elif self._broke_off and self._read_bytes > 0:
+            unread = source.seek(0, os.SEEK_END) - self._read_bytes
+            self._lost_s += self._decoded_s * unread / self._read_bytes
+        if self._lost_s > TOLERANCE_S:
+            raise refusals.damaged(self._lost_s)
+
+    def _blocks(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """Yield sample rates and `(channels, samples)`. Frames are so short that they are joined by the dozen."""
+        block: list[AudioFrame] = []
+        samples = 0
+        for frame in self._frames():
+            if block and (_kind(frame) != _kind(block[0]) or samples >= _BLOCK):
+                yield block[0].sample_rate, _join(block)
+                block, samples = [], 0
+            block.append(frame)
+            samples += frame.samples
+        if block:
+            yield block[0].sample_rate, _join(block)
+
+    def _frames(self) -> Iterator[AudioFrame]:
+        for packet in self._packets():
+            for frame in self._decode(packet):
+                _refuse_unusual(frame)
+                self._frame_s = frame.samples / frame.sample_rate
+                self._decoded_s += self._frame_s
+                if self._decoded_s > self._max_duration_s + 1e-6:  # sums of floats
+                    raise refusals.too_long(self._max_duration_s)
+                yield frame
+
+    def _packets(self) -> "Iterator[Packet[AudioStream]]":
+        """Demux the track. The other tracks pass by too, as their time stamps tell how far the file goes."""
+        try:
+            for packet in self._container.demux():
+                self._note(packet)
+                if packet.stream is self._track:  # the last, empty packets have no index of their own
+                    self._packet_count += 1
+                    if self._packet_count > _PACKETS_PER_S * (10 + self._decoded_s):
+                        raise refusals.unsupported()
+                    yield cast("Packet[AudioStream]", packet)
+        except av.FFmpegError:
+            self._broke_off = True
+
+    def _note(self, packet: "Packet[Stream]") -> None:
+        if packet.pos is not None and packet.pos >= 0:
+            self._read_bytes = max(self._read_bytes, packet.pos + packet.size)
+        if packet.pts is None or packet.is_discard:
+            return
+        index = packet.stream.index
+        start_s = packet.pts * self._ticks_s[index]
+        end_s = start_s + (packet.duration or 0) * self._ticks_s[index]
+        first_s, last_s = self._spans_s.get(index, (start_s, end_s))
+        self._spans_s[index] = min(first_s, start_s), max(last_s, end_s)
+
+    def _passed_s(self, clock: Literal["samples", "track", "container"]) -> float:
+        """Return how far the time stamps went from the first one on."""
+        if clock == "samples":
+            return 0.0
+        spans = [span for index, span in self._spans_s.items() if clock == "container" or index == self._track.index]
+        return max((last for _, last in spans), default=0.0) - min((first for first, _ in spans), default=0.0)
+
+    def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
+        try:
+            return packet.decode()
+        except av.FFmpegError:
+            # A packet that does not say how long it is counts like the frame before it.
+            self._lost_s += float(packet.duration * packet.time_base) if packet.duration else self._frame_s
+            return []
+
+
+def _refuse_unusual(frame: AudioFrame) -> None:
+    if not MIN_RATE <= frame.sample_rate <= MAX_RATE:
+        raise refusals.unusual(f"{frame.sample_rate} samples per second")
+    if frame.layout.nb_channels > MAX_CHANNELS:
+        raise refusals.unusual(f"{frame.layout.nb_channels} channels")
+
+
+def _kind(frame: AudioFrame) -> tuple[int, str, int]:
+    return frame.sample_rate, frame.format.name, frame.layout.nb_channels
+
+
+def _join(frames: list[AudioFrame]) -> NDArray[np.generic]:
+    """Return the samples of frames of one kind as `(channels, samples)`."""
+    if frames[0].format.is_planar and frames[0].layout.nb_channels >= _PLANES:
+        packer = av.AudioResampler(frames[0].format.packed, frames[0].layout, frames[0].sample_rate)
+        frames = [packed for frame in frames for packed in packer.resample(frame)]
+    samples = np.concatenate([frame.to_ndarray() for frame in frames], axis=1)
+    return samples if frames[0].format.is_planar else samples.reshape(-1, frames[0].layout.nb_channels).T

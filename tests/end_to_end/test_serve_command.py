@@ -1,0 +1,59 @@
+"""What `make serve` starts, changes in place and ends."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from benchmarks.service import ROOT, Service
+from tests.random_model import write_native
+
+
+def _asr_replicas(service: Service) -> set[int]:
+    processes = psutil.Process(service.process.pid).children(recursive=True)
+    return {p.pid for p in processes if "ServeReplica:asr:ASR" in " ".join(p.cmdline())}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_with_everything_it_started(tmp_path: Path, how: signal.Signals) -> None:
+    # Another model by the environment alone, as a GPU owner does it.
+    folder = write_native(tmp_path / "my-model")
+    service = Service(tmp_path / "log", ASR_MODEL=str(folder))
+    try:
+        service.wait_until_ready()
+        assert f"Serving my-model from {folder}" in service.log.read_text()
+    finally:
+        alive = service.stop(how)
+    assert alive == []
+
+
+def test_batching_changes_in_place(service: Service, tmp_path: Path) -> None:
+    replicas = _asr_replicas(service)
+    assert len(replicas) == 1
+    config = yaml.safe_load((ROOT / ".build" / "serve_config.yaml").read_text())
+    (asr,) = [d for d in config["applications"][0]["deployments"] if d["name"] == "ASR"]
+    asr["user_config"] = {"max_batch_size": 3, "batch_wait_timeout_s": 0.02}
+    changed = tmp_path / "serve_config.yaml"
+    changed.write_text(yaml.safe_dump(config))
+    serve = Path(sys.executable).with_name("serve")
+    subprocess.run(
+        [serve, "deploy", "-a", service.dashboard_url, changed],
+        check=True,
+        cwd=ROOT,
+        env=os.environ | {"RAY_AUTH_MODE": "token"},  # of the local cluster, which `serve run` has made
+        timeout=60,
+    )
+    service.wait_until_ready()
+    assert _asr_replicas(service) == replicas
+
+
+def test_a_model_that_is_not_there_stops_the_start_with_one_sentence(tmp_path: Path) -> None:
+    service = Service(tmp_path / "log", ASR_MODEL=str(tmp_path))
+    assert service.process.wait(60) != 0
+    assert f"The folder '{tmp_path}' holds no checkpoint: it has no config.json." in service.log.read_text()
+    assert "Traceback" not in service.log.read_text()
