@@ -6,8 +6,8 @@ import openai
 import pytest
 import requests
 
-from deployments.audio.decode import decode
 from benchmarks.service import Service
+from deployments.audio.decode import decode
 from tests.media import DATA, encode
 from tests.speech import CHINESE, ENGLISH, RECORDINGS, Recording, error_rate
 

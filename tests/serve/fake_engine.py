@@ -37,7 +37,7 @@ class FakeEngine:
 
 
 @serve.deployment(name="ASR", max_ongoing_requests=64, health_check_period_s=1, graceful_shutdown_wait_loop_s=0.05)
-class FakeASR(ASR.func_or_class):  # type: ignore[name-defined, misc]
+class FakeASR(ASR.func_or_class):  # type: ignore[name-defined]
     """`ASR` without a model."""
 
     def __init__(self, seconds: float = 0.0):
