@@ -54,6 +54,20 @@ class Settings(BaseSettings):
         description="Threads torch computes with in one ASR replica. `auto`: all cores the replica may run on when it "
         "computes on the CPU, one when it computes on a GPU.",
     )
+    slots: int = Field(
+        default=16, ge=1, le=1024, description="Utterances that one ASR replica decodes together at most; more wait."
+    )
+    slot_tokens: int = Field(
+        default=2048,
+        ge=256,
+        description="Tokens that one utterance may need: 13 per second of audio, the prompt, 64 + 12 per second for "
+        "the answer. The cache takes `slots` times as many, 112 KiB each for the released models in bfloat16.",
+    )
+    admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+        default="auto",
+        description="Seconds of audio that may join the running utterances between two decode steps, which wait for "
+        "it; one utterance always may. `auto`: 10 on a CPU, all that wait on a GPU.",
+    )
     default_language: str | None = Field(
         default=None,
         description="Language to force when a request names none, as code or English name. None detects it.",
@@ -83,6 +97,13 @@ class Settings(BaseSettings):
             return resolve_language(value, param="default_language")
         except Exception as error:
             raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _fit_the_longest_utterance(self) -> Self:
+        needed = 13 * self.max_utterance_s + 64 + 12 * self.max_utterance_s + 64
+        if self.slot_tokens < needed:
+            raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={self.max_utterance_s:g}")
+        return self
 
     @model_validator(mode="after")
     def _refuse_unknown_environment(self) -> Self:

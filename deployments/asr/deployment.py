@@ -4,20 +4,18 @@ import asyncio
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from deployments.asr.gate import BatchGate
-from deployments.exceptions import ServiceError
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.utterance import Transcription, Utterance
 
 if TYPE_CHECKING:
-    from deployments.asr.engine import Engine
+    from deployments.asr.engine import Engine, Request
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -27,9 +25,9 @@ class BatchingConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Utterances decoded together at most.")
+    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Arrivals handed to the engine together at most.")
     batch_wait_timeout_s: float = Field(
-        default=0.01, ge=0, le=10, description="Seconds an idle replica waits for a batch to fill."
+        default=0.01, ge=0, le=10, description="Seconds that an arrival waits for others to join it."
     )
 
 
@@ -41,7 +39,7 @@ class BatchingConfig(BaseModel):
     graceful_shutdown_timeout_s=60,
 )
 class ASR:
-    """One replica. Torch runs in one thread of its own; the event loop only hands batches over."""
+    """One replica. Torch runs in the engine's own thread; the event loop only hands arrivals over."""
 
     def __init__(self, settings: Settings, served_model: ServedModel, num_gpus: float):
         """Load the model and run it once; the replica is ready when this returns.
@@ -49,42 +47,41 @@ class ASR:
         Raises:
             CheckpointError: the model cannot be served.
         """
-        self._torch_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="torch")
-        self._gate = BatchGate(BatchingConfig().max_batch_size)
-        self._engine = self._torch_thread.submit(_start_engine, settings, served_model, num_gpus).result()
+        self._preparation = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
+        self._engine = _start_engine(settings, served_model, num_gpus)
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take over batch size and wait while requests are running."""
         config = BatchingConfig.model_validate(user_config)
-        self._transcribe_batch.set_max_batch_size(config.max_batch_size)
-        self._transcribe_batch.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
-        self._gate.resize(config.max_batch_size)
+        self._submit.set_max_batch_size(config.max_batch_size)
+        self._submit.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
     async def transcribe(self, utterance: Utterance) -> Transcription:
-        """Transcribe one utterance, in a batch with whatever else is waiting.
+        """Transcribe one utterance, together with whatever else is running.
 
         Raises:
             ServiceError: this utterance cannot be transcribed.
         """
-        async with self._gate.admission():
-            result = await self._transcribe_batch(utterance)
-        if isinstance(result, ServiceError):
-            raise result
-        return result
+        future: Future[Transcription] = Future()
+        try:
+            await self._submit((utterance, future))
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.cancel()  # frees its slot in the engine
+            raise
 
     @serve.batch(
-        max_batch_size=BatchingConfig().max_batch_size,
-        batch_wait_timeout_s=BatchingConfig().batch_wait_timeout_s,
+        max_batch_size=BatchingConfig().max_batch_size, batch_wait_timeout_s=BatchingConfig().batch_wait_timeout_s
     )
-    async def _transcribe_batch(self, utterances: list[Utterance]) -> list[Transcription | ServiceError]:
-        with self._gate.running():
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._torch_thread, self._engine.transcribe, utterances)
+    async def _submit(self, requests: "list[Request]") -> list[None]:
+        """Hand a group of arrivals over to the engine, which answers each when it ends, not when the group does."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._preparation, self._engine.submit, requests)
+        return [None] * len(requests)
 
     def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
-        if self._engine.device_error is not None:
-            raise RuntimeError("the device has failed for good") from self._engine.device_error
+        self._engine.check()
 
 
 def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> "Engine":
@@ -95,14 +92,19 @@ def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float
     import torch
 
     from deployments.asr.checkpoint import load
-    from deployments.asr.device import choose_device, choose_dtype, choose_threads
+    from deployments.asr.device import choose_admission, choose_device, choose_dtype, choose_threads
     from deployments.asr.engine import Engine
 
     started = time.monotonic()
     device = choose_device(num_gpus)
     dtype = choose_dtype(settings.dtype, device)
     torch.set_num_threads(choose_threads(settings, device))
-    engine = Engine(load(served_model.checkpoint, dtype=dtype, device=device))
+    engine = Engine(
+        load(served_model.checkpoint, dtype=dtype, device=device),
+        slots=settings.slots,
+        slot_tokens=settings.slot_tokens,
+        admission_s=choose_admission(settings, device),
+    )
     engine.warm_up()
     logger.info(
         "serving %s from %s on %s in %s with %d torch threads, ready after %.1f s",

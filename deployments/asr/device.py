@@ -1,5 +1,6 @@
 """What this replica computes on: device, number format, threads."""
 
+import math
 import os
 
 import torch
@@ -37,3 +38,13 @@ def choose_threads(settings: Settings, device: torch.device) -> int:
     if settings.torch_threads != "auto":
         return settings.torch_threads
     return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
+
+
+def choose_admission(settings: Settings, device: torch.device) -> float:
+    """Seconds of audio that may be encoded between two decode steps.
+
+    A GPU encodes all that wait in about the time of one, a CPU in proportion: there the running utterances would stall.
+    """
+    if settings.admission_s != "auto":
+        return settings.admission_s
+    return math.inf if device.type == "cuda" else 10.0

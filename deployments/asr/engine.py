@@ -1,19 +1,22 @@
-"""The model on its device: a batch of utterances in, one answer each out."""
+"""The engine: utterances join the running batch between two decode steps, and leave it the moment they end."""
 
+import contextlib
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections import deque
+from collections.abc import Sequence as Items
+from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
-from transformers import GenerationConfig
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.encoder import AudioEncoder, Mel
 from deployments.asr.prompt import Prompt
-from deployments.asr.sampling import RowBudget, RowSampler
+from deployments.asr.runner import ModelRunner
+from deployments.asr.sampling import fresh_generator, sample
+from deployments.asr.sequence import Sequence
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
@@ -21,39 +24,58 @@ logger = logging.getLogger("ray.serve.asr")
 
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
-"""Token budget of an answer is `64 + 12 per second`: fast speech stays under 8, and a repetition loop ends soon."""
+
+Request = tuple[Utterance, "Future[Transcription]"]
+"""An utterance and where its result shall go."""
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One utterance, ready for the model."""
-
-    utterance: Utterance
-    mel: Mel
-    prompt_ids: list[int]
-    budget: int
+def token_budget(seconds: float) -> int:
+    """Tokens that the answer to an utterance may have: fast speech stays under 8 a second, a loop ends soon."""
+    return BASE_TOKENS + math.ceil(TOKENS_PER_SECOND * seconds)
 
 
 class Engine:
-    """Owns the model. Not thread-safe: call it from one thread."""
+    """Owns the model and its cache, in a thread of its own.
 
-    def __init__(self, checkpoint: Checkpoint):
-        self._model = checkpoint.model
-        self._encoder = AudioEncoder(checkpoint)
+    Args:
+        checkpoint: the loaded model.
+        slots: utterances that are decoded together at most; more wait, first come first served.
+        slot_tokens: tokens of prompt and answer that one utterance may need.
+        admission_s: seconds of audio that are encoded between two decode steps at most (but one utterance always is).
+            The running utterances wait for them, so it bounds how long the others may stall them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, *, slots: int, slot_tokens: int, admission_s: float):
         self._prompt = Prompt(checkpoint.tokenizer)
-        self._max_positions: int = checkpoint.model.config.text_config.max_position_embeddings
+        self._encoder = AudioEncoder(checkpoint)
+        self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens)
+        self._admission_s = admission_s
+        self._waiting: deque[Sequence] = deque()
+        self._running: list[Sequence] = []
+        """Row `i` holds slot `i`."""
+        self._arrival = threading.Condition()
+        self._stopped = False
         self.device_error: Exception | None = None
         """An error after which the device answers nothing any more: only a new process mends it."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
 
-    def transcribe(self, utterances: Sequence[Utterance]) -> list[Transcription | ServiceError]:
-        """Transcribe a batch; blocking.
+    def submit(self, requests: "Items[Request]") -> None:
+        """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed.
 
-        Returns one result for each utterance, in order. An utterance that cannot be transcribed gets an error of its
-        own and costs its neighbours nothing but time.
+        The future of each gets its `Transcription` or a `ServiceError`. Cancelling it takes its utterance out of the
+        engine at the next step.
         """
-        prepared = [self._prepare_or_refuse(utterance) for utterance in utterances]
-        decoded = iter(self._decode([row for row in prepared if isinstance(row, _Row)]))
-        return [next(decoded) if isinstance(row, _Row) else row for row in prepared]
+        prepared = [self._prepare(*request) for request in requests]
+        with self._arrival:
+            self._waiting.extend(sequence for sequence in prepared if sequence is not None)
+            self._arrival.notify()
+
+    def transcribe(self, utterances: Items[Utterance]) -> list[Transcription | ServiceError]:
+        """Transcribe utterances together; blocking. Returns one result for each, in order."""
+        requests = [(utterance, Future[Transcription]()) for utterance in utterances]
+        self.submit(requests)
+        return [_result_of(future) for _, future in requests]
 
     def warm_up(self) -> None:
         """Transcribe two short utterances, so that no caller pays for first-time initialisation.
@@ -66,93 +88,186 @@ class Engine:
             if isinstance(result, ServiceError):
                 raise result
 
-    def _prepare_or_refuse(self, utterance: Utterance) -> "_Row | ServiceError":
-        try:
-            return self._prepare(utterance)
-        except Exception as error:
-            return _service_error(error, utterance)
+    def check(self) -> None:
+        """Raise RuntimeError if nothing will be transcribed here any more."""
+        if self.device_error is not None:
+            raise RuntimeError("the device has failed for good") from self.device_error
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine's thread has ended")
 
-    def _prepare(self, utterance: Utterance) -> _Row:
+    def stop(self) -> None:
+        """End the thread; what is still in the engine is cancelled."""
+        with self._arrival:
+            self._stopped = True
+            self._arrival.notify()
+        self._thread.join()
+
+    def step(self) -> None:
+        """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""
+        self._drop_cancelled()
+        self._admit(self._next_group())
+        self._decode()
+
+    @torch.inference_mode()
+    def _run(self) -> None:
+        while True:
+            with self._arrival:
+                self._arrival.wait_for(lambda: self._waiting or self._running or self._stopped)
+                if self._stopped:
+                    break
+            try:
+                self.step()
+            except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
+                self._note(error)
+                for sequence in self._running:
+                    _fail(sequence.future, error, sequence.utterance)
+                self._running.clear()
+        for sequence in (*self._waiting, *self._running):
+            sequence.future.cancel()
+
+    def _drop_cancelled(self) -> None:
+        self._remove([sequence for sequence in self._running if sequence.future.cancelled()])
+
+    def _next_group(self) -> list[Sequence]:
+        """The utterances to join now: in the order of their arrival, as many as slots and `admission_s` allow."""
+        group: list[Sequence] = []
+        seconds = 0.0
+        with self._arrival:
+            while self._waiting and len(self._running) + len(group) < self._runner.cache.slots:
+                if self._waiting[0].future.cancelled():
+                    self._waiting.popleft()
+                    continue
+                seconds += self._waiting[0].utterance.duration
+                if group and seconds > self._admission_s:
+                    break
+                group.append(self._waiting.popleft())
+        return group
+
+    def _admit(self, group: list[Sequence]) -> None:
+        if not group:
+            return
+        try:
+            logits = self._runner.prefill(group, first_slot=len(self._running))
+        except Exception as error:
+            self._note(error)
+            if len(group) == 1:
+                _fail(group[0].future, error, group[0].utterance)
+                return
+            # One of them is to blame, or together they are too much for the memory there is.
+            for sequence in group:
+                self._admit([sequence])
+            return
+        self._running.extend(group)
+        self._hand_out(group, logits)
+
+    def _decode(self) -> None:
+        if not self._running:
+            return
+        rows = list(self._running)
+        try:
+            logits = self._runner.decode(range(len(rows)), rows)
+        except Exception as error:
+            self._note(error)
+            self._decode_one_by_one(rows)
+            return
+        self._hand_out(rows, logits)
+
+    def _decode_one_by_one(self, rows: list[Sequence]) -> None:
+        """Advance each row alone, so that an error takes only the row with it that causes it."""
+        advanced, logits, failed = [], [], []
+        for slot, sequence in enumerate(rows):
+            try:
+                logits.append(self._runner.decode([slot], [sequence]))
+                advanced.append(sequence)
+            except Exception as error:
+                self._note(error)
+                _fail(sequence.future, error, sequence.utterance)
+                failed.append(sequence)
+        if advanced:
+            self._hand_out(advanced, torch.cat(logits))
+        self._remove(failed)
+
+    def _hand_out(self, rows: list[Sequence], logits: torch.Tensor) -> None:
+        """Give each row its next token; those that ended get their result and leave."""
+        ended = []
+        for sequence, token, logprob in zip(rows, *sample(logits, rows), strict=True):
+            try:
+                sequence.append(token, logprob)
+            except FloatingPointError as error:
+                _fail(sequence.future, error, sequence.utterance)
+                ended.append(sequence)
+                continue
+            if token in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
+                _finish(sequence, self._prompt)
+                ended.append(sequence)
+        self._remove(ended)
+
+    def _remove(self, sequences: Items[Sequence]) -> None:
+        """Free the slots of these rows; the last row moves into each hole, so that slots stay without gaps."""
+        for sequence in sequences:
+            hole = self._running.index(sequence)
+            last = self._running.pop()
+            if last is not sequence:
+                self._runner.cache.move(len(self._running), hole, last.position)
+                self._running[hole] = last
+
+    def _prepare(self, utterance: Utterance, future: "Future[Transcription]") -> Sequence | None:
+        """Everything that can be done outside the engine's thread; None where the utterance is refused."""
+        try:
+            mel, prompt_ids, budget = self._inputs(utterance)
+        except Exception as error:
+            _fail(future, error, utterance)
+            return None
+        generator = fresh_generator() if utterance.temperature > 0 else None
+        return Sequence(utterance, mel, prompt_ids, budget, future, generator)
+
+    def _inputs(self, utterance: Utterance) -> tuple[Mel, list[int], int]:
         if not np.isfinite(utterance.waveform).all():
             raise InvalidAudio("The recording holds samples that are not finite numbers. Send a valid recording.")
         mel = self._encoder.mel(utterance.waveform)
         prompt_ids = self._prompt.token_ids(
             audio_tokens=mel.tokens, context=utterance.prompt, language=utterance.language
         )
-        budget = utterance.max_new_tokens or BASE_TOKENS + math.ceil(TOKENS_PER_SECOND * utterance.duration)
-        if len(prompt_ids) + budget > self._max_positions:
+        usual_budget = token_budget(utterance.duration)
+        room = self._runner.cache.slot_tokens - len(prompt_ids)
+        if room < usual_budget:
             raise InvalidRequest(
-                f"The recording, its prompt and the answer need {len(prompt_ids) + budget} tokens and the model has "
-                f"{self._max_positions}. Send a shorter recording or prompt."
+                f"The recording, its prompt and its answer may need {len(prompt_ids) + usual_budget} tokens and the "
+                f"service has room for {self._runner.cache.slot_tokens}. Send a shorter prompt or recording.",
+                param="prompt",
             )
-        return _Row(utterance, mel, prompt_ids, budget)
+        return mel, prompt_ids, min(utterance.max_new_tokens or usual_budget, room)
 
-    def _decode(self, rows: Sequence[_Row]) -> list[Transcription | ServiceError]:
-        if not rows:
-            return []
-        try:
-            return list(self._decode_together(rows))
-        except Exception as error:
-            if isinstance(error, torch.AcceleratorError):
-                self.device_error = error
-            if len(rows) == 1:
-                return [_service_error(error, rows[0].utterance)]
-        # One of them is to blame, or together they are too much for the memory there is.
-        return [result for row in rows for result in self._decode([row])]
+    def _note(self, error: Exception) -> None:
+        if isinstance(error, torch.AcceleratorError):
+            self.device_error = error
 
-    @torch.inference_mode()
-    def _decode_together(self, rows: Sequence[_Row]) -> list[Transcription]:
-        inputs_embeds, attention_mask = self._embed(rows)
-        sampler = RowSampler([row.utterance.temperature for row in rows])
-        budgets = [row.budget for row in rows]
-        output: torch.Tensor = self._model.generate(
-            inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
-            generation_config=GenerationConfig(
-                do_sample=False,
-                max_new_tokens=max(budgets),
-                eos_token_id=list(self._prompt.stop_ids),
-                pad_token_id=self._prompt.stop_ids[0],
-            ),
-            logits_processor=[sampler],
-            stopping_criteria=[RowBudget(budgets, self._model.device)],
-        )
-        answers = [
-            self._prompt.until_stop(tokens[:budget]) for tokens, budget in zip(output.tolist(), budgets, strict=True)
-        ]
-        return [
-            self._transcription(row, answer, sampler.mean_logprob(i, tokens=len(answer)))
-            for i, (row, answer) in enumerate(zip(rows, answers, strict=True))
-        ]
 
-    def _embed(self, rows: Sequence[_Row]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prompts with the encoded audio in its place, left-padded: (rows, tokens, hidden) and mask (rows, tokens)."""
-        longest = max(len(row.prompt_ids) for row in rows)
-        embed = self._model.get_input_embeddings()
-        embeddings, masks = [], []
-        for row, audio in zip(rows, self._encoder.encode([row.mel for row in rows]), strict=True):
-            ids = torch.tensor(row.prompt_ids, device=audio.device)
-            embedding = embed(ids)
-            embedding[ids == self._prompt.audio_id] = audio
-            padding = longest - len(ids)
-            embeddings.append(pad(embedding, (0, 0, padding, 0)))
-            masks.append(pad(torch.ones_like(ids), (padding, 0)))
-        return torch.stack(embeddings), torch.stack(masks)
+def _finish(sequence: Sequence, prompt: Prompt) -> None:
+    language, text = prompt.read_answer(sequence.answer, forced_language=sequence.utterance.language)
+    transcription = Transcription(
+        text=text,
+        language=language,
+        finish_reason="stop" if sequence.answer[-1] in prompt.stop_ids else "length",
+        audio_tokens=sequence.mel.tokens,
+        text_tokens=len(sequence.prompt_ids) - sequence.mel.tokens,
+        output_tokens=len(sequence.answer),
+        avg_logprob=sequence.logprob_sum / len(sequence.answer),
+    )
+    with contextlib.suppress(InvalidStateError):  # cancelled this very moment
+        sequence.future.set_result(transcription)
 
-    def _transcription(self, row: _Row, answer: list[int], avg_logprob: float) -> Transcription:
-        if not math.isfinite(avg_logprob):
-            raise FloatingPointError("the model computed no finite probabilities")
-        language, text = self._prompt.read_answer(answer, forced_language=row.utterance.language)
-        ended = answer[-1] in self._prompt.stop_ids
-        return Transcription(
-            text=text,
-            language=language,
-            finish_reason="stop" if ended else "length",
-            audio_tokens=row.mel.tokens,
-            text_tokens=len(row.prompt_ids) - row.mel.tokens,
-            output_tokens=len(answer),
-            avg_logprob=avg_logprob,
-        )
+
+def _fail(future: "Future[Transcription]", error: Exception, utterance: Utterance) -> None:
+    with contextlib.suppress(InvalidStateError):
+        future.set_exception(_service_error(error, utterance))
+
+
+def _result_of(future: "Future[Transcription]") -> Transcription | ServiceError:
+    try:
+        return future.result()
+    except ServiceError as error:
+        return error
 
 
 def _service_error(error: Exception, utterance: Utterance) -> ServiceError:

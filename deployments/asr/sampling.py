@@ -1,52 +1,39 @@
 """Choosing the next token of every row, each by its own options."""
 
+from collections.abc import Sequence as Items
+
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
+
+from deployments.asr.sequence import Sequence
 
 
-class RowSampler(LogitsProcessor):
-    """Chooses each row's token itself and leaves `generate` no choice, since its own options are one for all rows.
+def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int], list[float]]:
+    """Choose a token for each row.
 
     Greedy rows (temperature 0) take the likeliest token; the others sample, each from a random stream of its own, so
-    that a row's sample does not depend on its neighbours in the batch.
+    that a row's sample does not depend on who else is running.
+
+    Args:
+        logits: (rows, vocabulary) float32.
+        sequences: the rows.
+
+    Returns the tokens, and the natural-log probability the model gave each.
     """
-
-    def __init__(self, temperatures: list[float]):
-        self._temperatures = temperatures
-        self._generators = [_fresh_generator() if temperature > 0 else None for temperature in temperatures]
-        self._logprobs: list[torch.Tensor] = []
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Args: `scores` (rows, vocabulary), raw logits. Returns scores that only the chosen tokens survive."""
-        logits = scores.float()
-        tokens = logits.argmax(dim=-1)
-        for row, (temperature, generator) in enumerate(zip(self._temperatures, self._generators, strict=True)):
-            if generator is not None:
-                # Relative to the best, so that no temperature however small divides into infinity.
-                relative = logits[row] - logits[row].max()
-                probabilities = torch.softmax(relative / temperature, dim=-1).cpu()
-                tokens[row] = torch.multinomial(probabilities, 1, generator=generator)[0]
-        tokens = tokens.unsqueeze(1)
-        self._logprobs.append(torch.log_softmax(logits, dim=-1).gather(1, tokens).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, tokens, 0.0)
-
-    def mean_logprob(self, row: int, tokens: int) -> float:
-        """Mean natural-log probability that the model gave the first `tokens` tokens of `row`."""
-        return float(torch.stack(self._logprobs[:tokens])[:, row].mean())
+    tokens = logits.argmax(dim=-1)
+    for row, sequence in enumerate(sequences):
+        if sequence.generator is not None and logits[row].isfinite().all():
+            # Relative to the best, so that no temperature however small divides into infinity.
+            relative = logits[row] - logits[row].max()
+            probabilities = torch.softmax(relative / sequence.utterance.temperature, dim=-1).cpu()
+            tokens[row] = torch.multinomial(probabilities, 1, generator=sequence.generator)[0]
+    logprobs = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
+    # The one moment at which a GPU is waited for.
+    chosen = torch.stack([tokens.double(), logprobs.double()]).tolist()
+    return [int(token) for token in chosen[0]], chosen[1]
 
 
-class RowBudget(StoppingCriteria):
-    """Ends each row at its own number of new tokens; `generate` alone knows only one for all."""
-
-    def __init__(self, budgets: list[int], device: torch.device):
-        self._budgets = torch.tensor(budgets, device=device)
-
-    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
-        """Args: `input_ids` (rows, new tokens so far). Returns (rows,) bool."""
-        return self._budgets <= input_ids.shape[1]
-
-
-def _fresh_generator() -> torch.Generator:
+def fresh_generator() -> torch.Generator:
+    """A random stream like no other."""
     generator = torch.Generator()
     generator.seed()
     return generator

@@ -1,46 +1,49 @@
 """The real ASR deployment around an engine that does what its prompt says."""
 
 import os
-import time
+import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from ray import serve
 
-from deployments.asr.deployment import ASR, BatchingConfig
-from deployments.asr.gate import BatchGate
-from deployments.exceptions import InvalidAudio, ServiceError
+from deployments.asr.deployment import ASR
+from deployments.exceptions import InvalidAudio
 from deployments.transcription.utterance import Transcription, Utterance
 
 
 class FakeEngine:
-    """Answers with the size of the batch, its pid and how many it has transcribed; takes as long as it is told to."""
+    """Answers after the seconds that an utterance asks for (as `temperature`), with the size of the group it came in,
+    the pid, and how many were cancelled so far."""
 
-    def __init__(self, seconds: float):
-        self._seconds = seconds
-        self._transcribed = 0
-        self.device_error: Exception | None = None
+    def __init__(self) -> None:
+        self._broken = False
+        self._cancelled = 0
 
-    def transcribe(self, utterances: Sequence[Utterance]) -> list[Transcription | ServiceError]:
-        time.sleep(self._seconds)
-        self._transcribed += len(utterances)
-        return [self._answer(utterance, len(utterances)) for utterance in utterances]
+    def submit(self, requests: Sequence[tuple[Utterance, "Future[Transcription]"]]) -> None:
+        for utterance, future in requests:
+            if utterance.prompt == "refuse":
+                future.set_exception(InvalidAudio("The recording is no good."))
+            if utterance.prompt == "break the device":
+                self._broken = True
+            threading.Timer(utterance.temperature, self._answer, (future, len(requests))).start()
 
-    def _answer(self, utterance: Utterance, batch_size: int) -> Transcription | ServiceError:
-        if utterance.prompt == "refuse":
-            return InvalidAudio("The recording is no good.")
-        if utterance.prompt == "break the device":
-            self.device_error = RuntimeError("gone")
-        return Transcription(
-            f"{batch_size} {os.getpid()} {self._transcribed}", "English", "stop", 1, 1, 1, avg_logprob=-0.1
-        )
+    def _answer(self, future: "Future[Transcription]", group: int) -> None:
+        if future.cancelled():
+            self._cancelled += 1
+        elif not future.done():
+            text = f"{group} {os.getpid()} {self._cancelled}"
+            future.set_result(Transcription(text, "English", "stop", 1, 1, 1, avg_logprob=-0.1))
+
+    def check(self) -> None:
+        if self._broken:
+            raise RuntimeError("gone")
 
 
 @serve.deployment(name="ASR", max_ongoing_requests=64, health_check_period_s=1, graceful_shutdown_wait_loop_s=0.05)
 class FakeASR(ASR.func_or_class):  # type: ignore[name-defined]
     """`ASR` without a model."""
 
-    def __init__(self, seconds: float = 0.0):
-        self._torch_thread = ThreadPoolExecutor(max_workers=1)
-        self._gate = BatchGate(BatchingConfig().max_batch_size)
-        self._engine = FakeEngine(seconds)
+    def __init__(self) -> None:
+        self._preparation = ThreadPoolExecutor(max_workers=1)
+        self._engine = FakeEngine()

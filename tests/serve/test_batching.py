@@ -1,4 +1,4 @@
-"""How utterances become batches in a running ASR deployment."""
+"""How utterances reach the engine of a running ASR deployment, and how its answers come back."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,31 +19,39 @@ Deploy = Callable[[Application], DeploymentHandle]
 WAVEFORM = np.zeros(16_000, dtype=np.float32)
 
 
-async def _batch_size(handle: DeploymentHandle, prompt: str = "") -> int:
-    transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, prompt=prompt))
-    return int(transcription.text.split()[0])
+async def _answer(handle: DeploymentHandle, prompt: str = "", seconds: float = 0.0) -> list[int]:
+    """Size of the group, pid, cancelled so far."""
+    transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, prompt=prompt, temperature=seconds))
+    return [int(word) for word in transcription.text.split()]
 
 
-async def test_arrivals_during_a_running_batch_share_the_next_one(deploy: Deploy) -> None:
-    handle = deploy(FakeASR.bind(seconds=0.5))
-    await _batch_size(handle)
-    calls = []
-    for _ in range(17):
-        calls.append(asyncio.create_task(_batch_size(handle)))
-        await asyncio.sleep(0.025)
-    sizes = await asyncio.gather(*calls)
-    # One or a few start at once, the others arrive while those run: @serve.batch by itself would run them one by one.
-    assert sizes.count(8) >= 8
-    assert max(sizes) <= 8
+async def _group_sizes(handle: DeploymentHandle, calls: int) -> list[int]:
+    return [answer[0] for answer in await asyncio.gather(*(_answer(handle) for _ in range(calls)))]
 
 
-async def test_batch_size_and_wait_change_in_place(deploy: Deploy) -> None:
-    handle = deploy(FakeASR.options(user_config={"max_batch_size": 2, "batch_wait_timeout_s": 0.2}).bind(seconds=0.1))
-    await _batch_size(handle)
-    assert max(await asyncio.gather(*(_batch_size(handle) for _ in range(8)))) == 2
-    await handle.reconfigure.remote({"max_batch_size": 4})
-    sizes = await asyncio.gather(*(_batch_size(handle) for _ in range(12)))
-    assert max(sizes) == 4
+async def test_nobody_waits_for_anothers_end(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.options(user_config={"batch_wait_timeout_s": 0.5}).bind())
+    long, short = (asyncio.create_task(_answer(handle, seconds=seconds)) for seconds in (30.0, 0.1))
+    group, *_ = await asyncio.wait_for(short, 10)
+    assert group == 2, "they came in one group"
+    assert not long.done()
+    long.cancel()
+
+
+async def test_arrivals_while_others_run_are_grouped(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.options(user_config={"batch_wait_timeout_s": 0.5}).bind())
+    running = asyncio.create_task(_answer(handle, seconds=30.0))
+    await asyncio.sleep(1.0)
+    assert set(await _group_sizes(handle, 8)) == {8}
+    assert not running.done()
+    running.cancel()
+
+
+async def test_group_size_and_wait_change_in_place(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.options(user_config={"max_batch_size": 2, "batch_wait_timeout_s": 0.5}).bind())
+    assert max(await _group_sizes(handle, 8)) == 2
+    await handle.reconfigure.remote({"max_batch_size": 4, "batch_wait_timeout_s": 0.5})
+    assert max(await _group_sizes(handle, 12)) == 4
 
 
 async def test_a_wrong_user_config_is_refused(deploy: Deploy) -> None:
@@ -53,26 +61,20 @@ async def test_a_wrong_user_config_is_refused(deploy: Deploy) -> None:
 
 
 async def test_an_error_of_one_utterance_is_its_own_and_keeps_its_fields(deploy: Deploy) -> None:
-    handle = deploy(FakeASR.bind(seconds=0.2))
-    good = [asyncio.create_task(_batch_size(handle)) for _ in range(4)]
+    handle = deploy(FakeASR.options(user_config={"batch_wait_timeout_s": 0.5}).bind())
+    good = [asyncio.create_task(_answer(handle)) for _ in range(4)]
     with pytest.raises(InvalidAudio) as raised:
-        await _batch_size(handle, prompt="refuse")
+        await _answer(handle, prompt="refuse")
     assert (raised.value.message, raised.value.param) == ("The recording is no good.", "file")
-    assert all(await asyncio.gather(*good))
+    assert [group for group, *_ in await asyncio.gather(*good)] == [5] * 4
 
 
-async def test_callers_that_go_away_while_waiting_are_not_transcribed(deploy: Deploy) -> None:
-    handle = deploy(FakeASR.options(user_config={"max_batch_size": 1}).bind(seconds=0.5))
-    recognizer = RemoteRecognizer(handle)
-    await _batch_size(handle)
-    running = asyncio.create_task(_batch_size(handle))
-    await asyncio.sleep(0.2)
-    gone = [asyncio.create_task(_batch_size(handle)) for _ in range(10)]
-    await asyncio.sleep(0.1)
+async def test_a_caller_that_goes_away_cancels_its_utterance(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.bind())
+    gone = [asyncio.create_task(_answer(handle, seconds=3.0)) for _ in range(5)]
+    await asyncio.sleep(1.0)
     for call in gone:
         call.cancel()
     await asyncio.wait(gone)
-    await running
-    last = await recognizer.transcribe(Utterance(WAVEFORM))
-    transcribed = int(last.text.split()[2])
-    assert transcribed == 3
+    *_, cancelled = await _answer(handle, seconds=4.0)
+    assert cancelled == 5

@@ -18,16 +18,17 @@ Deploy = Callable[[Application], DeploymentHandle]
 WAVEFORM = np.zeros(16_000, dtype=np.float32)
 
 
-async def _pid(handle: DeploymentHandle, prompt: str = "") -> int:
-    transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, prompt=prompt))
+async def _pid(handle: DeploymentHandle, prompt: str = "", seconds: float = 0.0) -> int:
+    utterance = Utterance(WAVEFORM, prompt=prompt, temperature=seconds)
+    transcription = await RemoteRecognizer(handle).transcribe(utterance)
     return int(transcription.text.split()[1])
 
 
 async def test_utterances_on_a_killed_replica_are_transcribed_by_another(deploy: Deploy) -> None:
-    handle = deploy(FakeASR.options(num_replicas=2).bind(seconds=1.0))
+    handle = deploy(FakeASR.options(num_replicas=2).bind())
     pids = await asyncio.gather(*(_pid(handle) for _ in range(16)))
     victim = pids[0]
-    calls = [asyncio.create_task(_pid(handle)) for _ in range(16)]
+    calls = [asyncio.create_task(_pid(handle, seconds=1.0)) for _ in range(16)]
     await asyncio.sleep(0.5)
     os.kill(victim, signal.SIGKILL)
     answered_by = await asyncio.gather(*calls)

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import Qwen3ASRProcessor
-
 from benchmarks.demo_checkpoint import augment, grammar, voices
 from benchmarks.demo_checkpoint.batches import Batches, Mix, audio_tokens
 from benchmarks.demo_checkpoint.corpus import Corpus, Job, write
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language, Split
 from benchmarks.demo_checkpoint.model import build_processor
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
+from transformers import Qwen3ASRProcessor
 
 
 @pytest.fixture(scope="module")

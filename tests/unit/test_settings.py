@@ -47,6 +47,12 @@ def test_a_name_of_its_own() -> None:
     assert ServedModel.of(Settings(model="Qwen/Qwen3-ASR-0.6B", served_model_name="asr")).id == "asr"
 
 
+def test_a_slot_must_hold_the_longest_utterance() -> None:
+    with pytest.raises(ValidationError, match="slot_tokens must be at least"):
+        Settings(max_utterance_s=300)
+    assert Settings(max_utterance_s=300, slot_tokens=8192).slot_tokens == 8192
+
+
 @pytest.mark.parametrize(("value", "name"), [("en", "English"), ("zh-CN", "Chinese"), ("auto", None), (None, None)])
 def test_the_default_language_is_any_spelling(value: str | None, name: str | None) -> None:
     assert Settings(default_language=value).default_language == name

@@ -36,8 +36,10 @@ def checkpoint(native_folder: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def engine(checkpoint: Checkpoint) -> Engine:
-    return Engine(checkpoint)
+def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
+    engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0)
+    yield engine
+    engine.stop()
 
 
 def noise(seconds: float, *, seed: int = 0) -> Waveform:

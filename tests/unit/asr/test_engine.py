@@ -1,7 +1,8 @@
 """What an utterance is transcribed to is its own affair: exact, bounded, and untouched by its neighbours."""
 
 import random
-from typing import cast
+from concurrent.futures import Future
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from transformers import AutoProcessor
 
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.engine import BASE_TOKENS, TOKENS_PER_SECOND, Engine
+from deployments.asr.engine import Engine, token_budget
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.utterance import Transcription, Utterance
@@ -70,42 +71,71 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
     good = _utterances()[3:6]
     nan = noise(1.0)
     nan[100] = np.nan
-    batch = [good[0], Utterance(nan), good[1], Utterance(noise(0.5), max_new_tokens=5000), good[2]]
+    batch = [good[0], Utterance(nan), good[1], Utterance(noise(0.5), prompt="x " * 1000), good[2]]
     results = engine.transcribe(batch)
     assert isinstance(results[1], InvalidAudio)
     assert isinstance(results[3], InvalidRequest)
     assert [results[0], results[2], results[4]] == pytest.approx(_transcribed(engine.transcribe(good)))
 
 
-def test_a_failure_of_the_whole_batch_is_pinned_on_the_utterance_that_causes_it(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("stage", ["prefill", "decode"])
+def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     poison = Utterance(noise(0.7), max_new_tokens=TOKENS, prompt="poison")
-    decode = engine._decode_together
+    run = getattr(engine._runner, stage)
 
-    def fail_on_poison(rows):  # type: ignore[no-untyped-def]
-        if any(row.utterance is poison for row in rows):
+    def fail_on_poison(*args: Any, **kwargs: Any) -> torch.Tensor:
+        sequences = args[0] if stage == "prefill" else args[1]
+        if any(sequence.utterance is poison for sequence in sequences):
             raise RuntimeError("out of memory, say")
-        return decode(rows)
+        return cast(torch.Tensor, run(*args, **kwargs))
 
-    monkeypatch.setattr(engine, "_decode_together", fail_on_poison)
     good = _utterances()[2:4]
+    expected = [result.text for result in _transcribed(engine.transcribe(good))]
+    monkeypatch.setattr(engine._runner, stage, fail_on_poison)
     results = engine.transcribe([good[0], poison, good[1]])
     assert isinstance(results[1], EngineFailure)
     assert "memory" not in results[1].message
-    assert [result.text for result in _transcribed([results[0], results[2]])] == [
-        result.text for result in _transcribed(engine.transcribe(good))
-    ]
-    assert engine.device_error is None
+    assert [result.text for result in _transcribed([results[0], results[2]])] == expected
+    engine.check()
+
+
+def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sick = Utterance(noise(0.7), max_new_tokens=TOKENS, temperature=0.7)
+    decode = engine._runner.decode
+
+    def spoil(slots: Any, sequences: Any) -> torch.Tensor:
+        logits = decode(slots, sequences)
+        for row, sequence in enumerate(sequences):
+            if sequence.utterance is sick:
+                logits[row] = torch.nan
+        return logits
+
+    good = _utterances()[2:4]
+    expected = [result.text for result in _transcribed(engine.transcribe(good))]
+    monkeypatch.setattr(engine._runner, "decode", spoil)
+    results = engine.transcribe([good[0], sick, good[1]])
+    assert isinstance(results[1], EngineFailure)
+    assert [result.text for result in _transcribed([results[0], results[2]])] == expected
+
+
+def test_whatever_goes_wrong_in_a_step_nobody_waits_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_decode", lambda: 1 / 0)
+        assert isinstance(engine.transcribe([Utterance(noise(0.5))])[0], EngineFailure)
+    _transcribed(engine.transcribe([Utterance(noise(0.5))]))
+    engine.check()
 
 
 def test_a_device_that_is_gone_for_good_is_remembered(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(rows):  # type: ignore[no-untyped-def]
+    def fail(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.AcceleratorError("device-side assert triggered")
 
-    monkeypatch.setattr(engine, "_decode_together", fail)
+    monkeypatch.setattr(engine._runner, "prefill", fail)
     assert isinstance(engine.transcribe([Utterance(noise(0.5))])[0], EngineFailure)
-    assert isinstance(engine.device_error, torch.AcceleratorError)
+    with pytest.raises(RuntimeError, match="device"):
+        engine.check()
 
 
 @pytest.fixture
@@ -119,7 +149,7 @@ def endless(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 def test_the_token_budget_grows_with_the_seconds_and_running_out_is_reported(endless: Engine, seconds: float) -> None:
     (answer,) = _transcribed(endless.transcribe([Utterance(noise(seconds))]))
     assert answer.finish_reason == "length"
-    assert answer.output_tokens == BASE_TOKENS + TOKENS_PER_SECOND * seconds
+    assert answer.output_tokens == token_budget(seconds)
 
 
 def test_each_utterance_keeps_its_own_budget(endless: Engine) -> None:
@@ -161,6 +191,50 @@ def test_tokens_are_counted(engine: Engine) -> None:
 
 def test_warming_up_raises_if_the_model_does_not_work(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.warm_up()
-    monkeypatch.setattr(engine, "_decode_together", lambda rows: 1 / 0)
+    monkeypatch.setattr(engine._runner, "prefill", lambda group, first_slot: 1 / 0)
     with pytest.raises(EngineFailure):
         engine.warm_up()
+
+
+def test_a_budget_is_an_upper_bound_that_the_slot_bounds_too(endless: Engine) -> None:
+    (answer,) = _transcribed(endless.transcribe([Utterance(noise(1.0), max_new_tokens=100_000)]))
+    assert answer.finish_reason == "length"
+    assert answer.audio_tokens + answer.text_tokens + answer.output_tokens == 1024
+
+
+def test_a_short_utterance_overtakes_a_long_one_that_came_first(endless: Engine) -> None:
+    order: list[str] = []
+    long = (Utterance(noise(9.0), max_new_tokens=300), Future[Transcription]())
+    short = (Utterance(noise(1.0), max_new_tokens=5), Future[Transcription]())
+    long[1].add_done_callback(lambda _: order.append("long"))
+    short[1].add_done_callback(lambda _: order.append("short"))
+    endless.submit([long])
+    endless.submit([short])
+    long[1].result()
+    assert order == ["short", "long"]
+
+
+def test_more_than_there_are_slots_wait_their_turn(engine: Engine) -> None:
+    results = engine.transcribe([Utterance(noise(0.5, seed=i), max_new_tokens=5) for i in range(17)])
+    assert len(_transcribed(results)) == 17
+
+
+def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
+    cancelled = [(Utterance(noise(1.0), max_new_tokens=900), Future[Transcription]()) for _ in range(5)]
+    endless.submit(cancelled)
+    for _, future in cancelled:
+        future.cancel()
+    # The five would have held all slots for 900 steps each.
+    _transcribed(endless.transcribe([Utterance(noise(1.0), max_new_tokens=5)]))
+    assert endless._running == []
+
+
+def test_stopping_cancels_what_is_still_there(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0)
+    futures = [Future[Transcription]() for _ in range(3)]
+    engine.submit([(Utterance(noise(1.0), max_new_tokens=900), future) for future in futures])
+    engine.stop()
+    assert any(future.cancelled() for future in futures)
+    assert all(future.done() for future in futures)
+    with pytest.raises(RuntimeError, match="thread"):
+        engine.check()
