@@ -15,9 +15,10 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.encoder import AudioEncoder, Mel
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
-from deployments.asr.sampling import fresh_generator, sample
+from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
@@ -84,7 +85,8 @@ class Engine:
             ServiceError: the model does not work.
         """
         noise = np.random.default_rng(0).normal(0.0, 0.01, 3 * SAMPLE_RATE).astype(np.float32)
-        for result in self.transcribe([Utterance(noise, max_new_tokens=4), Utterance(noise[:8000], max_new_tokens=4)]):
+        options = DecodingOptions(max_new_tokens=4)
+        for result in self.transcribe([Utterance(noise, options), Utterance(noise[:8000], options)]):
             if isinstance(result, ServiceError):
                 raise result
 
@@ -218,15 +220,14 @@ class Engine:
         except Exception as error:
             _fail(future, error, utterance)
             return None
-        generator = fresh_generator() if utterance.temperature > 0 else None
-        return Sequence(utterance, mel, prompt_ids, budget, future, generator)
+        return Sequence(utterance, mel, prompt_ids, budget, future, generator_for(utterance.options))
 
     def _inputs(self, utterance: Utterance) -> tuple[Mel, list[int], int]:
         if not np.isfinite(utterance.waveform).all():
             raise InvalidAudio("The recording holds samples that are not finite numbers. Send a valid recording.")
         mel = self._encoder.mel(utterance.waveform)
         prompt_ids = self._prompt.token_ids(
-            audio_tokens=mel.tokens, context=utterance.prompt, language=utterance.language
+            audio_tokens=mel.tokens, context=utterance.options.prompt, language=utterance.options.language
         )
         usual_budget = token_budget(utterance.duration)
         room = self._runner.cache.slot_tokens - len(prompt_ids)
@@ -236,7 +237,7 @@ class Engine:
                 f"service has room for {self._runner.cache.slot_tokens}. Send a shorter prompt or recording.",
                 param="prompt",
             )
-        return mel, prompt_ids, min(utterance.max_new_tokens or usual_budget, room)
+        return mel, prompt_ids, min(utterance.options.max_new_tokens or usual_budget, room)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, torch.AcceleratorError):
@@ -244,7 +245,7 @@ class Engine:
 
 
 def _finish(sequence: Sequence, prompt: Prompt) -> None:
-    language, text = prompt.read_answer(sequence.answer, forced_language=sequence.utterance.language)
+    language, text = prompt.read_answer(sequence.answer, forced_language=sequence.utterance.options.language)
     transcription = Transcription(
         text=text,
         language=language,

@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from deployments.asr.sequence import Sequence
+from deployments.transcription.options import DecodingOptions
 
 
 def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int], list[float]]:
@@ -19,12 +20,12 @@ def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int],
 
     Returns the tokens, and the natural-log probability the model gave each.
     """
-    tokens = logits.argmax(dim=-1)
+    adjusted = _penalise_repetition(logits, sequences)
+    tokens = adjusted.argmax(dim=-1)
     for row, sequence in enumerate(sequences):
-        if sequence.generator is not None and logits[row].isfinite().all():
-            # Relative to the best, so that no temperature however small divides into infinity.
-            relative = logits[row] - logits[row].max()
-            probabilities = torch.softmax(relative / sequence.utterance.temperature, dim=-1).cpu()
+        # A row without finite logits gets any token: the engine ends it for its probability.
+        if sequence.generator is not None and adjusted[row].isfinite().all():
+            probabilities = _probabilities(adjusted[row], sequence.utterance.options).cpu()
             tokens[row] = torch.multinomial(probabilities, 1, generator=sequence.generator)[0]
     logprobs = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
     # The one moment at which a GPU is waited for.
@@ -32,8 +33,43 @@ def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int],
     return [int(token) for token in chosen[0]], chosen[1]
 
 
-def fresh_generator() -> torch.Generator:
-    """A random stream like no other."""
+def generator_for(options: DecodingOptions) -> torch.Generator | None:
+    """A random stream for an utterance that samples: its own seed's, or one like no other."""
+    if options.temperature == 0:
+        return None
     generator = torch.Generator()
-    generator.seed()
+    if options.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(options.seed)
     return generator
+
+
+def _penalise_repetition(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+    """Make tokens of each row's own answer less likely. Those of the prompt are left alone: one is the end of turn."""
+    adjusted = logits
+    for row, sequence in enumerate(sequences):
+        penalty = sequence.utterance.options.repetition_penalty
+        if penalty == 1 or not sequence.answer:
+            continue
+        if adjusted is logits:
+            adjusted = logits.clone()
+        seen = torch.tensor(sorted(set(sequence.answer)), device=logits.device)
+        scores = logits[row, seen]
+        adjusted[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+    return adjusted
+
+
+def _probabilities(logits: torch.Tensor, options: DecodingOptions) -> torch.Tensor:
+    """What to sample from, (vocabulary,): tempered, and cut to `top_k` and `top_p`."""
+    # Relative to the best, so that no temperature however small divides into infinity.
+    probabilities = torch.softmax((logits - logits.max()) / options.temperature, dim=-1)
+    if options.top_k:
+        worst_kept = probabilities.topk(min(options.top_k, len(probabilities))).values[-1]
+        probabilities = probabilities.where(probabilities >= worst_kept, 0.0)
+    if options.top_p < 1:
+        ranked, order = probabilities.sort(descending=True)
+        # Kept is every token that the likelier ones have not yet brought to top_p: the best one always.
+        likelier = ranked.cumsum(dim=-1) - ranked
+        probabilities[order[likelier >= options.top_p * probabilities.sum()]] = 0.0
+    return probabilities

@@ -28,7 +28,7 @@ from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.upload import UploadLimitMiddleware
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Waveform
 
@@ -36,7 +36,7 @@ from deployments.transcription.utterance import Waveform
 class TranscribesRecordings(Protocol):
     """What the routes need of `transcription.transcriber.Transcriber`."""
 
-    async def transcribe(self, waveform: Waveform, options: TranscriptionOptions) -> Transcript:
+    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
         """Transcribe one recording of any length.
 
         Raises:

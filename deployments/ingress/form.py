@@ -13,7 +13,7 @@ from deployments.exceptions import InvalidRequest, UnknownModel
 from deployments.ingress.multipart import Form, quoted
 from deployments.served_model import ServedModel
 from deployments.transcription.languages import resolve_language
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import TranscriptWarning
 
 ResponseFormat = Literal["json", "text", "verbose_json"]
@@ -59,7 +59,7 @@ class TranscriptionRequest:
     """A valid request. `file` is open only as long as the form it came from."""
 
     file: BinaryIO
-    options: TranscriptionOptions
+    options: DecodingOptions
     response_format: ResponseFormat
     warnings: tuple[TranscriptWarning, ...]
 
@@ -91,7 +91,9 @@ def transcription_request(form: Form, served: ServedModel, default_language: str
     temperature = _temperature(form)
     _check_granularities(form, response_format)
     _check_stream(form)
-    options = TranscriptionOptions(language, prompt, temperature, _max_new_tokens(form))
+    options = DecodingOptions(
+        language=language, prompt=prompt, temperature=temperature, max_new_tokens=_max_new_tokens(form)
+    )
     return TranscriptionRequest(file, options, response_format, _unknown_fields(form))
 
 

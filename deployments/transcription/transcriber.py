@@ -1,7 +1,7 @@
 """From a recording to its transcript: the single place where audio becomes text."""
 
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning, Usage
 from deployments.transcription.utterance import SAMPLE_RATE, Recognizer, Transcription, Utterance, Waveform
 
@@ -13,7 +13,7 @@ class Transcriber:
         self._recognizer = recognizer
         self._max_utterance_s = max_utterance_s
 
-    async def transcribe(self, waveform: Waveform, options: TranscriptionOptions) -> Transcript:
+    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
         """Transcribe one recording.
 
         Raises:
@@ -26,14 +26,7 @@ class Transcriber:
                 f"audio duration {duration:.1f} seconds is longer than {self._max_utterance_s:g} seconds "
                 "which is the maximum for this model. Send it in shorter pieces."
             )
-        utterance = Utterance(
-            waveform,
-            language=options.language,
-            prompt=options.prompt,
-            temperature=options.temperature,
-            max_new_tokens=options.max_new_tokens,
-        )
-        transcription = await self._recognizer.transcribe(utterance)
+        transcription = await self._recognizer.transcribe(Utterance(waveform, options))
         return Transcript(
             text=transcription.text,
             language=transcription.language,

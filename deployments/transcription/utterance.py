@@ -1,10 +1,12 @@
 """What crosses the border between the ingress and the model: plain frozen values, defined once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from deployments.transcription.options import DecodingOptions
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform in the service: mono float32, nominally in [-1, 1]."""
@@ -18,14 +20,7 @@ class Utterance:
     """A waveform short enough to be decoded in one go, with its decoding options."""
 
     waveform: Waveform
-    language: str | None = None
-    """English name of the language to force, or None to let the model detect it."""
-    prompt: str = ""
-    """Context for the system turn of the model's prompt: names, terms, the text before."""
-    temperature: float = 0.0
-    """0 decodes greedily; above 0 samples."""
-    max_new_tokens: int | None = None
-    """Token budget of the answer, or None for the one that grows with the seconds of audio."""
+    options: DecodingOptions = field(default_factory=DecodingOptions)
 
     @property
     def duration(self) -> float:

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from deployments.ingress.api import create_app
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Segment, Transcript, Usage
 from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 
@@ -40,11 +40,11 @@ class FakeTranscriber:
 
     answer: Transcript | Exception = TRANSCRIPT
     hang: bool = False
-    calls: list[tuple[Waveform, TranscriptionOptions]] = field(default_factory=list)
+    calls: list[tuple[Waveform, DecodingOptions]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
 
-    async def transcribe(self, waveform: Waveform, options: TranscriptionOptions) -> Transcript:
+    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
         self.calls.append((waveform, options))
         self.started.set()
         try:

@@ -9,7 +9,7 @@ import pytest
 
 from deployments.exceptions import InvalidAudio
 from deployments.ingress.api import create_app
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPT, Service, error_of
 
 
@@ -21,13 +21,13 @@ async def test_plain_request(service: Service) -> None:
     assert service.decoder.max_duration_s == service.settings.max_utterance_s
     [(waveform, options)] = service.transcriber.calls
     assert waveform.shape == (16_000,)
-    assert options == TranscriptionOptions()
+    assert options == DecodingOptions()
 
 
 async def test_every_option_reaches_the_transcriber(service: Service) -> None:
     await service.transcribe(language="zh-CN", prompt=" Ada, 张伟 ", temperature="0.25", max_new_tokens="64")
     [(_, options)] = service.transcriber.calls
-    assert options == TranscriptionOptions("Chinese", " Ada, 张伟 ", 0.25, 64)
+    assert options == DecodingOptions(language="Chinese", prompt=" Ada, 张伟 ", temperature=0.25, max_new_tokens=64)
 
 
 @pytest.mark.parametrize("language", [None, "", "auto"])

@@ -8,10 +8,10 @@ import random
 from pathlib import Path
 
 import numpy as np
+
 from benchmarks.demo_checkpoint import grammar
 from benchmarks.demo_checkpoint.grammar import Language
 from benchmarks.demo_checkpoint.voices import SAMPLE_RATE, speak, voices
-
 from tests.media import encode
 
 FOLDER = Path(__file__).parent / "speech"

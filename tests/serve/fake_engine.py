@@ -22,11 +22,11 @@ class FakeEngine:
 
     def submit(self, requests: Sequence[tuple[Utterance, "Future[Transcription]"]]) -> None:
         for utterance, future in requests:
-            if utterance.prompt == "refuse":
+            if utterance.options.prompt == "refuse":
                 future.set_exception(InvalidAudio("The recording is no good."))
-            if utterance.prompt == "break the device":
+            if utterance.options.prompt == "break the device":
                 self._broken = True
-            threading.Timer(utterance.temperature, self._answer, (future, len(requests))).start()
+            threading.Timer(utterance.options.temperature, self._answer, (future, len(requests))).start()
 
     def _answer(self, future: "Future[Transcription]", group: int) -> None:
         if future.cancelled():

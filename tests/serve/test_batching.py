@@ -11,6 +11,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.exceptions import InvalidAudio
 from deployments.ingress.deployment import RemoteRecognizer
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Utterance
 from tests.serve.fake_engine import FakeASR
 
@@ -21,7 +22,8 @@ WAVEFORM = np.zeros(16_000, dtype=np.float32)
 
 async def _answer(handle: DeploymentHandle, prompt: str = "", seconds: float = 0.0) -> list[int]:
     """Size of the group, pid, cancelled so far."""
-    transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, prompt=prompt, temperature=seconds))
+    options = DecodingOptions(prompt=prompt, temperature=seconds)
+    transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, options))
     return [int(word) for word in transcription.text.split()]
 
 

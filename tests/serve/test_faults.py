@@ -10,6 +10,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.ingress.deployment import RemoteRecognizer
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Utterance
 from tests.serve.fake_engine import FakeASR
 
@@ -19,7 +20,7 @@ WAVEFORM = np.zeros(16_000, dtype=np.float32)
 
 
 async def _pid(handle: DeploymentHandle, prompt: str = "", seconds: float = 0.0) -> int:
-    utterance = Utterance(WAVEFORM, prompt=prompt, temperature=seconds)
+    utterance = Utterance(WAVEFORM, DecodingOptions(prompt=prompt, temperature=seconds))
     transcription = await RemoteRecognizer(handle).transcribe(utterance)
     return int(transcription.text.split()[1])
 

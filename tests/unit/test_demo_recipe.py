@@ -6,13 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import Qwen3ASRProcessor
+
 from benchmarks.demo_checkpoint import augment, grammar, voices
 from benchmarks.demo_checkpoint.batches import Batches, Mix, audio_tokens
 from benchmarks.demo_checkpoint.corpus import Corpus, Job, write
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language, Split
 from benchmarks.demo_checkpoint.model import build_processor
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
-from transformers import Qwen3ASRProcessor
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_words_around_a_transcript_are_single_tokens(processor: Qwen3ASRProcesso
 
 
 def test_ctc_units_tell_all_words_apart() -> None:
-    units = CtcUnits.train()
+    units = CtcUnits()
     for language in LANGUAGES:
         words = grammar.vocabulary(language)
         encoded = {tuple(units.encode(word, language)) for word in words}
@@ -175,7 +176,7 @@ def batches(tmp_path: Path, processor: Qwen3ASRProcessor, monkeypatch: pytest.Mo
     ]
     write(tmp_path, "train", jobs)
     everything = Mix(joined=0.5, joined_from=0, speechless=0.2, context=0.5)
-    return Batches(Corpus(tmp_path, "train"), processor, CtcUnits.train(), 40.0, everything)
+    return Batches(Corpus(tmp_path, "train"), processor, CtcUnits(), 40.0, everything)
 
 
 def test_a_batch_packs_every_audio_token_once(batches: Batches, processor: Qwen3ASRProcessor) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.request import TranscriptionOptions
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
@@ -38,21 +38,16 @@ def _silence(seconds: float) -> np.ndarray:
 
 async def test_the_options_reach_the_recognizer() -> None:
     recognizer = FakeRecognizer(_answer())
-    options = TranscriptionOptions(language="English", prompt="Anna", temperature=0.5, max_new_tokens=7)
+    options = DecodingOptions(language="English", prompt="Anna", temperature=0.5, max_new_tokens=7)
     await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(2), options)
     (utterance,) = recognizer.heard
-    assert (utterance.language, utterance.prompt, utterance.temperature, utterance.max_new_tokens) == (
-        "English",
-        "Anna",
-        0.5,
-        7,
-    )
+    assert utterance.options == options
     assert utterance.duration == 2.0
 
 
 async def test_one_segment_over_the_recording() -> None:
     transcript = await Transcriber(FakeRecognizer(_answer()), max_utterance_s=30).transcribe(
-        _silence(2.5), TranscriptionOptions()
+        _silence(2.5), DecodingOptions()
     )
     assert (transcript.text, transcript.language, transcript.duration) == ("Five.", "English", 2.5)
     (segment,) = transcript.segments
@@ -63,14 +58,14 @@ async def test_one_segment_over_the_recording() -> None:
 
 async def test_nothing_said_is_no_segment() -> None:
     transcript = await Transcriber(FakeRecognizer(_answer(text="", language=None)), max_utterance_s=30).transcribe(
-        _silence(2), TranscriptionOptions()
+        _silence(2), DecodingOptions()
     )
     assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
 
 
 async def test_running_out_of_tokens_is_never_silent() -> None:
     transcript = await Transcriber(FakeRecognizer(_answer(finish_reason="length")), max_utterance_s=30).transcribe(
-        _silence(2), TranscriptionOptions()
+        _silence(2), DecodingOptions()
     )
     (warning,) = transcript.warnings
     assert warning.code == "token_budget_exhausted"
@@ -80,6 +75,6 @@ async def test_running_out_of_tokens_is_never_silent() -> None:
 async def test_a_recording_over_the_limit_never_reaches_the_model() -> None:
     recognizer = FakeRecognizer(_answer())
     with pytest.raises(InvalidAudio, match=r"audio duration 30\.5 seconds is longer than 30 seconds"):
-        await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30.5), TranscriptionOptions())
+        await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30.5), DecodingOptions())
     assert recognizer.heard == []
-    await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30), TranscriptionOptions())
+    await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30), DecodingOptions())

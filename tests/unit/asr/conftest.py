@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import torch
 
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.transcription.options import DecodingOptions
+from deployments.transcription.utterance import SAMPLE_RATE, Utterance, Waveform
 from tests.random_model import write_native, write_original
 
 
@@ -47,3 +49,8 @@ def noise(seconds: float, *, seed: int = 0) -> Waveform:
     rng = np.random.default_rng(seed)
     samples: Waveform = rng.normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
     return samples
+
+
+def make_utterance(waveform: Waveform, **options: Any) -> Utterance:
+    """An utterance with its `DecodingOptions` written out."""
+    return Utterance(waveform, DecodingOptions(**options))

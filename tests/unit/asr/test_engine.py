@@ -7,14 +7,22 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import (
+    AutoProcessor,
+    LogitsProcessorList,
+    RepetitionPenaltyLogitsProcessor,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
+from deployments.asr.sampling import _probabilities
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
+from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import noise
+from tests.unit.asr.conftest import make_utterance, noise
 
 TOKENS = 24
 
@@ -22,7 +30,7 @@ TOKENS = 24
 def _utterances() -> list[Utterance]:
     """Twelve of very different lengths and options."""
     return [
-        Utterance(
+        make_utterance(
             noise(seconds, seed=i),
             language=[None, "English", "Chinese"][i % 3],
             prompt=["", "Anna, Peter and the kitchen"][i % 2],
@@ -36,9 +44,9 @@ def _by_plain_generate(checkpoint: Checkpoint, utterance: Utterance) -> str:
     """The independent reference: the released processor and `generate`, one utterance, nothing of ours."""
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
     inputs = processor.apply_transcription_request(
-        utterance.waveform, language=utterance.language, prompt=utterance.prompt
+        utterance.waveform, language=utterance.options.language, prompt=utterance.options.prompt
     )
-    output = checkpoint.model.generate(**inputs, max_new_tokens=utterance.max_new_tokens, do_sample=False)
+    output = checkpoint.model.generate(**inputs, max_new_tokens=utterance.options.max_new_tokens, do_sample=False)
     answer = output[0, inputs["input_ids"].shape[1] :]
     text = processor.decode(answer, return_format="transcription_only")
     return cast(str, text)
@@ -71,7 +79,7 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
     good = _utterances()[3:6]
     nan = noise(1.0)
     nan[100] = np.nan
-    batch = [good[0], Utterance(nan), good[1], Utterance(noise(0.5), prompt="x " * 1000), good[2]]
+    batch = [good[0], Utterance(nan), good[1], make_utterance(noise(0.5), prompt="x " * 1000), good[2]]
     results = engine.transcribe(batch)
     assert isinstance(results[1], InvalidAudio)
     assert isinstance(results[3], InvalidRequest)
@@ -82,7 +90,7 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
 def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
-    poison = Utterance(noise(0.7), max_new_tokens=TOKENS, prompt="poison")
+    poison = make_utterance(noise(0.7), max_new_tokens=TOKENS, prompt="poison")
     run = getattr(engine._runner, stage)
 
     def fail_on_poison(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -102,7 +110,7 @@ def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
 
 
 def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    sick = Utterance(noise(0.7), max_new_tokens=TOKENS, temperature=0.7)
+    sick = make_utterance(noise(0.7), max_new_tokens=TOKENS, temperature=0.7)
     decode = engine._runner.decode
 
     def spoil(slots: Any, sequences: Any) -> torch.Tensor:
@@ -123,8 +131,8 @@ def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypa
 def test_whatever_goes_wrong_in_a_step_nobody_waits_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_decode", lambda: 1 / 0)
-        assert isinstance(engine.transcribe([Utterance(noise(0.5))])[0], EngineFailure)
-    _transcribed(engine.transcribe([Utterance(noise(0.5))]))
+        assert isinstance(engine.transcribe([make_utterance(noise(0.5))])[0], EngineFailure)
+    _transcribed(engine.transcribe([make_utterance(noise(0.5))]))
     engine.check()
 
 
@@ -133,7 +141,7 @@ def test_a_device_that_is_gone_for_good_is_remembered(engine: Engine, monkeypatc
         raise torch.AcceleratorError("device-side assert triggered")
 
     monkeypatch.setattr(engine._runner, "prefill", fail)
-    assert isinstance(engine.transcribe([Utterance(noise(0.5))])[0], EngineFailure)
+    assert isinstance(engine.transcribe([make_utterance(noise(0.5))])[0], EngineFailure)
     with pytest.raises(RuntimeError, match="device"):
         engine.check()
 
@@ -147,33 +155,78 @@ def endless(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 @pytest.mark.parametrize("seconds", [0.5, 2.0, 4.0])
 def test_the_token_budget_grows_with_the_seconds_and_running_out_is_reported(endless: Engine, seconds: float) -> None:
-    (answer,) = _transcribed(endless.transcribe([Utterance(noise(seconds))]))
+    (answer,) = _transcribed(endless.transcribe([make_utterance(noise(seconds))]))
     assert answer.finish_reason == "length"
     assert answer.output_tokens == token_budget(seconds)
 
 
 def test_each_utterance_keeps_its_own_budget(endless: Engine) -> None:
-    batch = [Utterance(noise(2.0, seed=i), max_new_tokens=tokens) for i, tokens in enumerate([3, 17, 1])]
+    batch = [make_utterance(noise(2.0, seed=i), max_new_tokens=tokens) for i, tokens in enumerate([3, 17, 1])]
     assert [answer.output_tokens for answer in _transcribed(endless.transcribe(batch))] == [3, 17, 1]
 
 
 def test_sampling_varies_and_leaves_greedy_neighbours_alone(engine: Engine) -> None:
-    greedy = Utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
-    sampled = Utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1.0)
+    greedy = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
+    sampled = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1.0)
     first = _transcribed(engine.transcribe([greedy, sampled, sampled, greedy]))
     assert first[0].text == first[3].text == _transcribed(engine.transcribe([greedy]))[0].text
     assert len({answer.text for answer in first}) == 3
 
 
+def test_a_seed_gives_the_same_sample_in_any_company(engine: Engine) -> None:
+    seeded = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1.0, seed=17)
+    other = make_utterance(noise(2.0), language="English", max_new_tokens=TOKENS, temperature=1.0)
+    (alone,) = _transcribed(engine.transcribe([seeded]))
+    assert _transcribed(engine.transcribe([other, seeded, other, other]))[1].text == alone.text
+    assert _transcribed(engine.transcribe([other]))[0].text != alone.text
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_sampling_from_the_best_token_alone_is_greedy(engine: Engine, options: dict[str, Any]) -> None:
+    greedy = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
+    narrow = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1.0, **options)
+    results = _transcribed(engine.transcribe([greedy, narrow]))
+    assert results[0].text == results[1].text
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.6}, {"top_k": 6, "top_p": 0.8}])
+def test_the_distribution_is_that_of_transformers(options: dict[str, Any]) -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(3)) * 3
+    scores = logits.unsqueeze(0) / options.get("temperature", 1.0)
+    if "top_k" in options:
+        scores = TopKLogitsWarper(options["top_k"])(torch.empty(1, 0), scores)
+    if "top_p" in options:
+        scores = TopPLogitsWarper(options["top_p"])(torch.empty(1, 0), scores)
+    chosen = _probabilities(logits, DecodingOptions(**({"temperature": 1.0} | options)))
+    torch.testing.assert_close(chosen / chosen.sum(), scores.softmax(-1)[0])
+
+
+def test_the_repetition_penalty_is_that_of_transformers_over_the_answer_alone(
+    engine: Engine, checkpoint: Checkpoint
+) -> None:
+    utterance = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, repetition_penalty=1.3)
+    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
+    inputs = processor.apply_transcription_request(utterance.waveform, language="English", prompt="")
+    penalty = RepetitionPenaltyLogitsProcessor(1.3, prompt_ignore_length=inputs["input_ids"].shape[1])
+    output = checkpoint.model.generate(
+        **inputs, max_new_tokens=TOKENS, do_sample=False, logits_processor=LogitsProcessorList([penalty])
+    )
+    expected = processor.decode(
+        output[0, inputs["input_ids"].shape[1] :], return_format="raw", skip_special_tokens=True
+    )
+    (answer,) = _transcribed(engine.transcribe([utterance]))
+    assert answer.text == expected.replace("<asr_text>", "").strip()
+
+
 def test_a_vanishing_temperature_is_greedy(engine: Engine) -> None:
-    greedy = Utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
-    almost = Utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1e-40)
+    greedy = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
+    almost = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1e-40)
     results = _transcribed(engine.transcribe([greedy, almost]))
     assert results[0].text == results[1].text
 
 
 def test_the_mean_logprob_is_that_of_the_model(engine: Engine, checkpoint: Checkpoint) -> None:
-    utterance = Utterance(noise(2.0), language="English", max_new_tokens=6)
+    utterance = make_utterance(noise(2.0), language="English", max_new_tokens=6)
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
     inputs = processor.apply_transcription_request(utterance.waveform, language="English", prompt="")
     output = checkpoint.model.generate(
@@ -185,7 +238,7 @@ def test_the_mean_logprob_is_that_of_the_model(engine: Engine, checkpoint: Check
 
 
 def test_tokens_are_counted(engine: Engine) -> None:
-    (answer,) = _transcribed(engine.transcribe([Utterance(noise(2.0), max_new_tokens=4)]))
+    (answer,) = _transcribed(engine.transcribe([make_utterance(noise(2.0), max_new_tokens=4)]))
     assert (answer.audio_tokens, answer.text_tokens) == (26, 15)
 
 
@@ -197,15 +250,15 @@ def test_warming_up_raises_if_the_model_does_not_work(engine: Engine, monkeypatc
 
 
 def test_a_budget_is_an_upper_bound_that_the_slot_bounds_too(endless: Engine) -> None:
-    (answer,) = _transcribed(endless.transcribe([Utterance(noise(1.0), max_new_tokens=100_000)]))
+    (answer,) = _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=100_000)]))
     assert answer.finish_reason == "length"
     assert answer.audio_tokens + answer.text_tokens + answer.output_tokens == 1024
 
 
 def test_a_short_utterance_overtakes_a_long_one_that_came_first(endless: Engine) -> None:
     order: list[str] = []
-    long = (Utterance(noise(9.0), max_new_tokens=300), Future[Transcription]())
-    short = (Utterance(noise(1.0), max_new_tokens=5), Future[Transcription]())
+    long = (make_utterance(noise(9.0), max_new_tokens=300), Future[Transcription]())
+    short = (make_utterance(noise(1.0), max_new_tokens=5), Future[Transcription]())
     long[1].add_done_callback(lambda _: order.append("long"))
     short[1].add_done_callback(lambda _: order.append("short"))
     endless.submit([long])
@@ -215,24 +268,24 @@ def test_a_short_utterance_overtakes_a_long_one_that_came_first(endless: Engine)
 
 
 def test_more_than_there_are_slots_wait_their_turn(engine: Engine) -> None:
-    results = engine.transcribe([Utterance(noise(0.5, seed=i), max_new_tokens=5) for i in range(17)])
+    results = engine.transcribe([make_utterance(noise(0.5, seed=i), max_new_tokens=5) for i in range(17)])
     assert len(_transcribed(results)) == 17
 
 
 def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
-    cancelled = [(Utterance(noise(1.0), max_new_tokens=900), Future[Transcription]()) for _ in range(5)]
+    cancelled = [(make_utterance(noise(1.0), max_new_tokens=900), Future[Transcription]()) for _ in range(5)]
     endless.submit(cancelled)
     for _, future in cancelled:
         future.cancel()
     # The five would have held all slots for 900 steps each.
-    _transcribed(endless.transcribe([Utterance(noise(1.0), max_new_tokens=5)]))
+    _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=5)]))
     assert endless._running == []
 
 
 def test_stopping_cancels_what_is_still_there(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0)
     futures = [Future[Transcription]() for _ in range(3)]
-    engine.submit([(Utterance(noise(1.0), max_new_tokens=900), future) for future in futures])
+    engine.submit([(make_utterance(noise(1.0), max_new_tokens=900), future) for future in futures])
     engine.stop()
     assert any(future.cancelled() for future in futures)
     assert all(future.done() for future in futures)

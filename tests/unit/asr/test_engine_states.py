@@ -10,11 +10,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule, r
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
-from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import noise
+from deployments.transcription.utterance import Transcription
+from tests.unit.asr.conftest import make_utterance, noise
 
 UTTERANCES = tuple(
-    Utterance(noise(seconds, seed=i), language=[None, "English"][i % 2], max_new_tokens=tokens)
+    make_utterance(noise(seconds, seed=i), language=[None, "English"][i % 2], max_new_tokens=tokens)
     for i, (seconds, tokens) in enumerate([(0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20)])
 )
 
