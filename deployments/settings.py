@@ -79,7 +79,10 @@ class Settings(BaseSettings):
         default=26_214_400, gt=0, description="Largest request body in bytes (OpenAI's limit: 25 MiB)."
     )
     request_timeout_s: float = Field(
-        default=600.0, gt=0, description="Seconds a request may take before it is answered with a 504."
+        default=540.0,
+        gt=0,
+        description="Seconds a request may take before it is answered with a 504; below the 600 after which OpenAI's "
+        "SDKs give up and send the file again.",
     )
     decode_threads: int = Field(
         default=4, ge=1, description="Recordings that one ingress replica decodes at the same time."
