@@ -10,8 +10,8 @@ import psutil
 import pytest
 import yaml
 
+from benchmarks.random_checkpoint import write_native
 from benchmarks.service import ROOT, Service
-from tests.random_model import write_native
 
 
 def _asr_replicas(service: Service) -> set[int]:
@@ -22,7 +22,7 @@ def _asr_replicas(service: Service) -> set[int]:
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_with_everything_it_started(tmp_path: Path, how: signal.Signals) -> None:
     # Another model by the environment alone, as a GPU owner does it.
-    folder = write_native(tmp_path / "my-model")
+    folder = write_native(tmp_path / "my-model", "tiny")
     service = Service(tmp_path / "log", ASR_MODEL=str(folder))
     try:
         service.wait_until_ready()

@@ -12,17 +12,17 @@ import requests
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from benchmarks.random_checkpoint import write_native
 from deployments.app import build
 from deployments.exceptions import CheckpointError
 from deployments.settings import Settings
-from tests.random_model import write_native
 
 Deploy = Callable[[Application], DeploymentHandle]
 
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    folder = write_native(tmp_path_factory.mktemp("models") / "random-asr")
+    folder = write_native(tmp_path_factory.mktemp("models") / "random-asr", "tiny")
     return Settings(model=str(folder), max_utterance_s=10, default_language="en")
 
 

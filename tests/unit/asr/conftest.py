@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.random_checkpoint import write_native, write_original
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Utterance, Waveform
-from tests.random_model import write_native, write_original
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -24,7 +24,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_native(tmp_path_factory.mktemp("native"))
+    return write_native(tmp_path_factory.mktemp("native"), "tiny", dtype=torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,202 @@
+"""Write a randomly initialised Qwen3-ASR of any size, in either layout that the real ones are released in.
+
+    python -m benchmarks.random_checkpoint --size 0.6B --layout original --out .work/random-0.6B
+
+What it answers is noise, but it takes as long and as much memory as the real model of that size: for measuring speed
+where the real weights cannot be had. The tokenizer is the demo checkpoint's; the vocabulary is padded to the true size.
+"""
+
+import argparse
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+
+from deployments.served_model import DEMO_CHECKPOINT
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that differ between checkpoints, in the words of the configuration."""
+
+    encoder: dict[str, Any]
+    text: dict[str, Any]
+
+    @property
+    def encoder_config(self) -> dict[str, Any]:
+        shared = {"num_mel_bins": 128, "n_window": 50, "n_window_infer": 800}
+        return {**shared, **self.encoder, "output_dim": self.text["hidden_size"]}
+
+    @property
+    def text_config(self) -> dict[str, Any]:
+        return {"rms_norm_eps": 1e-6, "tie_word_embeddings": True, **self.text}
+
+
+_RELEASED_TEXT = {
+    "vocab_size": 151_936,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 65_536,
+}
+SHAPES = {
+    "0.6B": Shape(
+        encoder={
+            "d_model": 896,
+            "encoder_layers": 18,
+            "encoder_attention_heads": 14,
+            "encoder_ffn_dim": 3584,
+            "downsample_hidden_size": 480,
+        },
+        text={**_RELEASED_TEXT, "hidden_size": 1024, "intermediate_size": 3072},
+    ),
+    "1.7B": Shape(
+        encoder={
+            "d_model": 1024,
+            "encoder_layers": 24,
+            "encoder_attention_heads": 16,
+            "encoder_ffn_dim": 4096,
+            "downsample_hidden_size": 480,
+        },
+        text={**_RELEASED_TEXT, "hidden_size": 2048, "intermediate_size": 6144},
+    ),
+    "tiny": Shape(
+        encoder={
+            "d_model": 32,
+            "encoder_layers": 2,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "downsample_hidden_size": 8,
+        },
+        text={
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "max_position_embeddings": 2048,
+        },
+    ),
+}
+
+
+def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
+    """Write the native layout, as transformers itself does. Returns `folder`."""
+    tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
+    shape = SHAPES[size]
+    torch.manual_seed(seed)
+    torch.set_default_dtype(dtype)
+    try:
+        model = Qwen3ASRForConditionalGeneration(
+            Qwen3ASRConfig(
+                audio_config={"model_type": "qwen3_asr_encoder", **shape.encoder_config},
+                text_config={
+                    "model_type": "qwen3",
+                    "vocab_size": len(tokenizer),
+                    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000},
+                    **shape.text_config,
+                },
+                audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+            )
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.no_grad():
+        # Fresh weights answer every audio with one token for ever; larger ones make the answer depend on the audio.
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and "embed_tokens" not in name:
+                weight.mul_(8)
+            if name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight.mul_(3)
+    model.save_pretrained(folder)
+    for name in TOKENIZER_FILES:
+        shutil.copy(DEMO_CHECKPOINT / name, folder / name)
+    return folder
+
+
+def write_original(native: Path, folder: Path) -> Path:
+    """Write the checkpoint in `native` the way `Qwen/Qwen3-ASR-1.7B` is released. Returns `folder`.
+
+    That is: weights under `thinker.*`, a nested configuration, Whisper's feature extractor, shards with an index.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = json.loads((native / "config.json").read_text())
+    audio, text = config["audio_config"], config["text_config"]
+    rope_theta = text.pop("rope_parameters")["rope_theta"]
+    released = {
+        "architectures": ["Qwen3ASRForConditionalGeneration"],
+        "model_type": "qwen3_asr",
+        "support_languages": ["English"],
+        "thinker_config": {
+            "model_type": "qwen3_asr_thinker",
+            "audio_token_id": config["audio_token_id"],
+            "audio_config": {
+                **audio,
+                "model_type": "qwen3_asr_audio_encoder",
+                "conv_chunksize": 500,
+                "max_source_positions": 1500,
+            },
+            "text_config": {
+                **text,
+                "rope_theta": rope_theta,
+                "rope_scaling": {"mrope_section": [24, 20, 20], "mrope_interleaved": True, "rope_type": "default"},
+            },
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(released))
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps({"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128})
+    )
+    weights = {_original_name(name): weight for name, weight in load_file(native / "model.safetensors").items()}
+    weights.setdefault("thinker.lm_head.weight", weights["thinker.model.embed_tokens.weight"].clone())
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for shard, members in shards.items():
+        save_file({name: weights[name] for name in members}, folder / shard, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": {name: shard for shard, members in shards.items() for name in members}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for name in TOKENIZER_FILES[:3]:
+        shutil.copy(native / name, folder / name)
+    return folder
+
+
+def _original_name(name: str) -> str:
+    for native, original in (
+        ("model.multi_modal_projector.linear_1.", "thinker.audio_tower.proj1."),
+        ("model.multi_modal_projector.linear_2.", "thinker.audio_tower.proj2."),
+        ("model.audio_tower.", "thinker.audio_tower."),
+        ("model.language_model.", "thinker.model."),
+        ("lm_head.", "thinker.lm_head."),
+    ):
+        if name.startswith(native):
+            return name.replace(native, original, 1)
+    raise ValueError(f"no weight of the native layout: {name}")
+
+
+def main() -> None:
+    """Write one checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SHAPES, default="0.6B")
+    parser.add_argument("--layout", choices=("native", "original"), default="native")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.layout == "native":
+        write_native(arguments.out, arguments.size)
+    else:
+        native = write_native(arguments.out / "native", arguments.size)
+        write_original(native, arguments.out)
+        shutil.rmtree(native)
+    print(f"{arguments.size} in the {arguments.layout} layout: {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
