@@ -172,7 +172,7 @@ def batches(tmp_path: Path, processor: Qwen3ASRProcessor, monkeypatch: pytest.Mo
     jobs = [
         Job(random.Random(text).choice(voices.voices(language)), text, text)
         for language in LANGUAGES
-        for text in grammar.sentences(language, "train", 40, seed=6)
+        for text in grammar.sentences(language, "train", 40, seed=6) + grammar.single_words(language)[:5]
     ]
     write(tmp_path, "train", jobs)
     everything = Mix(joined=0.5, joined_from=0, speechless=0.2, context=0.5)

@@ -1,0 +1,248 @@
+"""Training batches: which sentences are heard in which step, how they are joined, prompted and packed.
+
+A batch is a function of (step, worker) alone, so an interrupted training goes on with exactly the data it would
+have seen.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import Qwen3ASRProcessor
+
+from benchmarks.demo_checkpoint import augment, grammar, tokenizer
+from benchmarks.demo_checkpoint.corpus import Clip, Corpus
+from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language
+from benchmarks.demo_checkpoint.tokenizer import CtcUnits
+from benchmarks.demo_checkpoint.voices import SAMPLE_RATE
+
+LONGEST_S = 30.0
+TOKENS_PER_WINDOW = 104  # the encoder attends within 8 s
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What training utterances are made of, as shares of their number."""
+
+    joined: float = 0.42  # 2 to 10 sentences with pauses, up to 30 s
+    joined_from: int = 800  # the first steps learn words from short utterances, which align sooner
+    joined_counts: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5, 6, 8, 10)
+    single: float = 0.18  # one word, which has no sentence around it to guess from
+    speechless: float = 0.04
+    chinese: float = 0.42  # English has more and more varied voices, so it learns slower
+    forced: float = 0.5  # language given in the prompt; otherwise the model has to say it
+    context: float = 0.15  # a system turn with some words of the domain
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One training example. `mel` is `(128, frames)` without padding; `labels` follow `prompt` in the answer."""
+
+    mel: np.ndarray
+    prompt: list[int]
+    labels: list[int]
+    units: list[int]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Utterances of about the same length as right-padded rows of the language model.
+
+    input_ids (rows, length); audio (audio tokens,) are the positions of this group's audio in the packed encoder
+    output; labels (rows, length) is -100 wherever nothing is to be predicted, already shifted by one.
+    """
+
+    input_ids: torch.Tensor
+    audio: torch.Tensor
+    labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """mel (1, 128, 100 * chunks) and mask (1, 100 * chunks) hold all utterances, each padded to whole seconds;
+    windows are the encoder's attention borders, lengths the audio tokens of each utterance."""
+
+    mel: torch.Tensor
+    mask: torch.Tensor
+    windows: torch.Tensor
+    lengths: list[int]
+    units: list[list[int]]
+    rows: list[Rows]
+    seconds: float
+
+
+class Batches:
+    """Draws utterances from the training corpus until a batch holds `seconds` of audio."""
+
+    def __init__(
+        self, corpus: Corpus, processor: Qwen3ASRProcessor, units: CtcUnits, seconds: float, mixture: Mix
+    ) -> None:
+        self._corpus = corpus
+        self._processor = processor
+        self._tokenizer = processor.tokenizer
+        self._units = units
+        self._seconds = seconds
+        self._mix = mixture
+        self._recipe = augment.Recipe()
+        self._by_voice: dict[Language, dict[str, list[Clip]]] = {name: defaultdict(list) for name in LANGUAGES}
+        self._clips: dict[Language, list[Clip]] = {name: [] for name in LANGUAGES}
+        self._single: dict[Language, list[Clip]] = {name: [] for name in LANGUAGES}
+        words = {text for name in LANGUAGES for text in grammar.single_words(name)}
+        for clip in corpus.clips:
+            if clip.text in words:
+                self._single[clip.language].append(clip)
+            self._clips[clip.language].append(clip)
+            self._by_voice[clip.language][clip.voice].append(clip)
+        self._words = {name: grammar.vocabulary(name) for name in LANGUAGES}
+        self._audio_id = processor.audio_token_id
+
+    def batch(self, step: int, worker: int) -> Batch:
+        rng = np.random.default_rng([step, worker])
+        utterances: list[Utterance] = []
+        seconds = 0.0
+        while seconds < self._seconds:
+            joined = step >= self._mix.joined_from and rng.random() < self._mix.joined
+            utterance = self._utterance(joined, rng)
+            utterances.append(utterance)
+            seconds += utterance.mel.shape[1] / 100
+        return self._pack(utterances, seconds)
+
+    def _utterance(self, joined: bool, rng: np.random.Generator) -> Utterance:
+        if rng.random() < self._mix.speechless:
+            return self._prompted(augment.without_speech(rng), "", None, rng)
+        language: Language = "Chinese" if rng.random() < self._mix.chinese else "English"
+        if joined:
+            waveform, text = self._joined(language, rng)
+        else:
+            single = rng.random() < self._mix.single / (1 - self._mix.joined)
+            clip = _choose(self._single[language] if single else self._clips[language], rng)
+            waveform, text = self._corpus.waveform(clip), clip.text
+        waveform = augment.distort(waveform, lambda: self._babble(rng), self._recipe, rng)[
+            : int(LONGEST_S * SAMPLE_RATE)
+        ]
+        return self._prompted(waveform, text, language, rng)
+
+    def _joined(self, language: Language, rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        """Several sentences with pauses, mostly of one voice, that still fit when slowed down."""
+        clips = self._clips[language]
+        if rng.random() < 0.8:
+            clips = self._by_voice[language][_choose(clips, rng).voice]
+        longest = LONGEST_S * self._recipe.speed_range[0] - 2 * self._recipe.padding_s
+        parts: list[np.ndarray] = []
+        texts: list[str] = []
+        seconds = 0.0
+        for _ in range(int(rng.choice(self._mix.joined_counts))):
+            clip, pause = _choose(clips, rng), rng.uniform(0.15, 1.0)
+            seconds += clip.duration + pause
+            if parts and seconds > longest:
+                break
+            waveform = self._corpus.waveform(clip)
+            parts += [augment.at_level(waveform, rng.uniform(-9, -3)), np.zeros(int(pause * SAMPLE_RATE), np.float32)]
+            texts.append(clip.text)
+        return np.concatenate(parts[:-1]), grammar.join(texts, language)
+
+    def _babble(self, rng: np.random.Generator) -> np.ndarray:
+        """Three people at once."""
+        talkers = [self._corpus.waveform(_choose(self._corpus.clips, rng)) for _ in range(3)]
+        length = max(talker.size for talker in talkers)
+        return sum((np.resize(talker, length) for talker in talkers), np.zeros(length, np.float32))
+
+    def _prompted(
+        self, waveform: np.ndarray, text: str, language: Language | None, rng: np.random.Generator
+    ) -> Utterance:
+        """The released prompt around one waveform. Without speech the language is `None` and never forced."""
+        features = self._processor.feature_extractor(
+            waveform, sampling_rate=SAMPLE_RATE, padding=True, return_attention_mask=True, return_tensors="np"
+        )
+        frames = int(features["attention_mask"].sum())
+        mel = features["input_features"][0, :, :frames]
+        if rng.random() < self._recipe.masks:
+            mel = augment.mask_spectrogram(mel, rng)
+        context = self._context(text, rng) if rng.random() < self._mix.context else ""
+        prompt = (
+            f"<|im_start|>system\n{context}<|im_end|>\n<|im_start|>user\n<|audio_start|>"
+            f"{tokenizer.AUDIO_PAD * audio_tokens(frames)}<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
+        )
+        named, answer = f"language {language}<asr_text>", f"{text}<|im_end|>"
+        forced = rng.random() < self._mix.forced
+        if language is None and forced:
+            # A client may force a language on a silent recording: the answer is then empty.
+            named = f"language {LANGUAGES[rng.integers(len(LANGUAGES))]}<asr_text>"
+        if forced:
+            prompt += named
+        else:
+            answer = named + answer
+        units = self._units.encode(text, language) if language else []
+        return Utterance(mel, self._tokenizer(prompt).input_ids, self._tokenizer(answer).input_ids, units)
+
+    def _context(self, text: str, rng: np.random.Generator) -> str:
+        """A few words of either language, half the time with some that are really spoken."""
+        words = list(rng.choice(self._words[LANGUAGES[rng.integers(2)]], size=rng.integers(1, 8)))
+        spoken = text.split()
+        if spoken and rng.random() < 0.5:
+            words += list(rng.choice(spoken, size=min(2, len(spoken))))
+        return str(rng.choice([" ", ", ", "，", "\n"])).join(words)
+
+    def _pack(self, utterances: list[Utterance], seconds: float) -> Batch:
+        chunks = [-(-utterance.mel.shape[1] // 100) for utterance in utterances]
+        mel = np.zeros((1, 128, 100 * sum(chunks)), np.float32)
+        mask = np.zeros((1, 100 * sum(chunks)), np.int64)
+        windows = [0]
+        lengths = []
+        start = 0
+        for utterance, count in zip(utterances, chunks, strict=True):
+            frames = utterance.mel.shape[1]
+            mel[0, :, start : start + frames] = utterance.mel
+            mask[0, start : start + frames] = 1
+            start += 100 * count
+            lengths.append(audio_tokens(frames))
+            first = windows[-1]
+            windows += [first + end for end in range(TOKENS_PER_WINDOW, lengths[-1], TOKENS_PER_WINDOW)]
+            windows.append(first + lengths[-1])
+        return Batch(
+            mel=torch.from_numpy(mel),
+            mask=torch.from_numpy(mask),
+            windows=torch.tensor(windows, dtype=torch.int32),
+            lengths=lengths,
+            units=[utterance.units for utterance in utterances],
+            rows=self._rows(utterances, lengths),
+            seconds=seconds,
+        )
+
+    def _rows(self, utterances: list[Utterance], lengths: list[int]) -> list[Rows]:
+        """Sort by length and cut into groups whose padding stays below about a sixth."""
+        starts = np.cumsum([0, *lengths])
+        order = sorted(range(len(utterances)), key=lambda i: _tokens(utterances[i]))
+        groups: list[list[int]] = [[]]
+        for index in order:
+            group = groups[-1]
+            if group and _tokens(utterances[index]) > 1.35 * _tokens(utterances[group[0]]) + 8:
+                groups.append(group := [])
+            group.append(index)
+        rows = []
+        for group in groups:
+            length = max(_tokens(utterances[i]) for i in group)
+            input_ids = torch.zeros(len(group), length, dtype=torch.long)
+            labels = torch.full((len(group), length), -100)
+            for row, i in enumerate(group):
+                prompt, answer = utterances[i].prompt, utterances[i].labels
+                # The last answer token is only ever predicted, never read.
+                input_ids[row, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
+                labels[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = torch.tensor(answer)
+            audio = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in group])
+            rows.append(Rows(input_ids, audio, labels))
+        return rows
+
+
+def audio_tokens(frames: int) -> int:
+    """Encoder outputs for a number of mel frames: 13 a second, one for every 8 frames of the rest."""
+    return 13 * (frames // 100) + -(-(frames % 100) // 8)
+
+
+def _tokens(utterance: Utterance) -> int:
+    return len(utterance.prompt) + len(utterance.labels) - 1
+
+
+def _choose(clips: list[Clip], rng: np.random.Generator) -> Clip:
+    return clips[rng.integers(len(clips))]

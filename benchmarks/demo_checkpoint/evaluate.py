@@ -1,0 +1,112 @@
+"""Measure the demo checkpoint on speech it never saw, in auto-language mode.
+
+    python -m benchmarks.demo_checkpoint.evaluate [--checkpoint DIR] [--sentences 300]
+
+Prints one line per group of recordings and per voice, writes the same to `metrics.json` beside the weights, and
+puts the table into the model card there. Needs flite and espeak-ng.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jiwer
+import torch
+from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
+
+from benchmarks.demo_checkpoint import decode, grammar, testset
+from benchmarks.demo_checkpoint.decode import Answer
+from benchmarks.demo_checkpoint.export import EXPORTED, WORK
+from benchmarks.demo_checkpoint.grammar import Language
+from benchmarks.demo_checkpoint.testset import Item
+
+TABLE_START, TABLE_END = "<!-- metrics -->", "<!-- end of metrics -->"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One line of the report. Error rates count words in English and characters in Chinese, without punctuation.
+
+    `error_percent` is None where nothing is said; `language_percent` then says how often the answer was empty.
+    """
+
+    group: str
+    language: Language | None
+    clips: int
+    error_percent: float | None
+    language_percent: float
+
+
+def score(group: str, language: Language | None, items: list[Item], answers: list[Answer]) -> Score:
+    if language is None:
+        empty = sum(answer.language is None and not answer.text for answer in answers)
+        return Score(group, None, len(items), None, 100 * empty / len(items))
+    right = sum(answer.language == language for answer in answers)
+    said = [_spaced(item.text, language) for item in items]
+    heard = [_spaced(answer.text, language) for answer in answers]
+    return Score(group, language, len(items), 100 * jiwer.wer(said, heard), 100 * right / len(items))
+
+
+def _spaced(text: str, language: Language) -> str:
+    """The counted units of a text with spaces between, so that one word error rate serves both languages."""
+    return " ".join(grammar.units(grammar.normalise(text), language))
+
+
+def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
+    """Score every group of the test set, then every trained voice on its own."""
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    scores: list[Score] = []
+    by_voice: dict[tuple[Language, str], list[tuple[Item, Answer]]] = defaultdict(list)
+    for group in testset.build(sentences, WORK / "corpus"):
+        answers = decode.transcribe(model, processor, [item.waveform for item in group.items])
+        scores.append(score(group.name, group.language, group.items, answers))
+        if group.language and group.name == "trained voices":
+            for item, answer in zip(group.items, answers, strict=True):
+                by_voice[group.language, item.voice].append((item, answer))
+    for (language, voice), pairs in by_voice.items():
+        items, answers = [item for item, _ in pairs], [answer for _, answer in pairs]
+        scores.append(score(f"voice {voice}", language, items, answers))
+    return scores
+
+
+def table(scores: Iterable[Score]) -> str:
+    """Markdown, one line per score."""
+    lines = ["| recordings | language | clips | error rate | language right |", "|---|---|---|---|---|"]
+    for line in scores:
+        rate = "" if line.error_percent is None else f"{line.error_percent:.1f} %"
+        right = f"{line.language_percent:.1f} %"
+        lines.append(f"| {line.group} | {line.language or 'none (empty answer)'} | {line.clips} | {rate} | {right} |")
+    return "\n".join(lines)
+
+
+def write(scores: list[Score], checkpoint: Path) -> None:
+    """`metrics.json`, and the table between its two marks in the model card if there is one."""
+    metrics = [asdict(line) for line in scores]
+    (checkpoint / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    card = checkpoint / "README.md"
+    if not card.exists():
+        return
+    before, _, rest = card.read_text(encoding="utf-8").partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    card.write_text(f"{before}{TABLE_START}\n{table(scores)}\n{TABLE_END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
+    parser.add_argument("--sentences", type=int, default=300, help="test sentences per language")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    scores = evaluate(arguments.checkpoint, arguments.sentences)
+    print(table(scores))
+    print(f"{time.monotonic() - began:.0f} s")
+    write(scores, arguments.checkpoint)
+
+
+if __name__ == "__main__":
+    main()
