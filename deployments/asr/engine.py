@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.encoder import AudioEncoder, Mel
+from deployments.asr.encoder import Mel
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import generator_for, sample
@@ -48,7 +48,6 @@ class Engine:
 
     def __init__(self, checkpoint: Checkpoint, *, slots: int, slot_tokens: int, admission_s: float):
         self._prompt = Prompt(checkpoint.tokenizer)
-        self._encoder = AudioEncoder(checkpoint)
         self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens)
         self._admission_s = admission_s
         self._waiting: deque[Sequence] = deque()
@@ -225,7 +224,7 @@ class Engine:
     def _inputs(self, utterance: Utterance) -> tuple[Mel, list[int], int]:
         if not np.isfinite(utterance.waveform).all():
             raise InvalidAudio("The recording holds samples that are not finite numbers. Send a valid recording.")
-        mel = self._encoder.mel(utterance.waveform)
+        mel = self._runner.encoder.mel(utterance.waveform)
         prompt_ids = self._prompt.token_ids(
             audio_tokens=mel.tokens, context=utterance.options.prompt, language=utterance.options.language
         )

@@ -23,7 +23,7 @@ class ModelRunner:
         model = checkpoint.model
         self._language_model = model.model.language_model
         self._head = model.lm_head
-        self._encoder = AudioEncoder(checkpoint)
+        self.encoder = AudioEncoder(checkpoint)
         self._audio_id = prompt.audio_id
         self._device = model.device
         self.cache = SlotCache(
@@ -37,7 +37,7 @@ class ModelRunner:
         """
         lengths = torch.tensor([len(sequence.prompt_ids) for sequence in sequences], device=self._device)
         # Padded on the right: causal attention never looks there, and no mask is needed.
-        embeddings = self._embed(sequences, int(lengths.max()))
+        embeddings = self.embed(sequences, int(lengths.max()))
         self.cache.begin_prefill(first_slot, len(sequences))
         positions = torch.arange(embeddings.shape[1], device=self._device).unsqueeze(0)
         hidden = self._forward(embeddings, positions, mask=None)
@@ -65,10 +65,10 @@ class ModelRunner:
         normed: torch.Tensor = self._language_model.norm(hidden)
         return normed
 
-    def _embed(self, sequences: Items[Sequence], length: int) -> torch.Tensor:
+    def embed(self, sequences: Items[Sequence], length: int) -> torch.Tensor:
         """Prompts with the encoded audio in its place, right-padded: (rows, length, hidden)."""
         embeddings = []
-        for sequence, audio in zip(sequences, self._encoder.encode([s.mel for s in sequences]), strict=True):
+        for sequence, audio in zip(sequences, self.encoder.encode([s.mel for s in sequences]), strict=True):
             ids = torch.tensor(sequence.prompt_ids, device=self._device)
             embedding = self._language_model.embed_tokens(ids)
             embedding[ids == self._audio_id] = audio
