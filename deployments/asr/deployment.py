@@ -79,6 +79,11 @@ class ASR:
         await loop.run_in_executor(self._preparation, self._engine.submit, requests)
         return [None] * len(requests)
 
+    def __del__(self) -> None:
+        """Called by Serve when the replica has drained."""
+        if hasattr(self, "_engine"):  # not where the model could not be loaded
+            self._engine.stop()
+
     def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
         self._engine.check()

@@ -35,6 +35,9 @@ class FakeEngine:
             text = f"{group} {os.getpid()} {self._cancelled}"
             future.set_result(Transcription(text, "English", "stop", 1, 1, 1, avg_logprob=-0.1))
 
+    def stop(self) -> None:
+        pass
+
     def check(self) -> None:
         if self._broken:
             raise RuntimeError("gone")
