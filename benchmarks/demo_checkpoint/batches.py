@@ -25,12 +25,12 @@ TOKENS_PER_WINDOW = 104  # the encoder attends within 8 s
 class Mix:
     """What training utterances are made of, as shares of their number."""
 
-    joined: float = 0.42  # 2 to 10 sentences with pauses, up to 30 s
+    joined: float = 0.35  # 2 to 10 sentences with pauses, up to 30 s
     joined_from: int = 800  # the first steps learn words from short utterances, which align sooner
     joined_counts: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5, 6, 8, 10)
-    single: float = 0.18  # one word, which has no sentence around it to guess from
+    single: float = 0.3  # one word, and as large a share of the joined are lists of words
     speechless: float = 0.04
-    chinese: float = 0.42  # English has more and more varied voices, so it learns slower
+    chinese: float = 0.38  # English has more and more varied voices, so it learns slower
     forced: float = 0.5  # language given in the prompt; otherwise the model has to say it
     context: float = 0.15  # a system turn with some words of the domain
 
@@ -124,9 +124,14 @@ class Batches:
         return self._prompted(waveform, text, language, rng)
 
     def _joined(self, language: Language, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        """Several sentences with pauses, mostly of one voice, that still fit when slowed down."""
+        """Several sentences with pauses, mostly of one voice, that still fit when slowed down.
+
+        Some are lists of single words: they teach to listen, since no grammar says what comes next.
+        """
         clips = self._clips[language]
-        if rng.random() < 0.8:
+        if rng.random() < self._mix.single:
+            clips = self._single[language]
+        elif rng.random() < 0.8:
             clips = self._by_voice[language][_choose(clips, rng).voice]
         longest = LONGEST_S * self._recipe.speed_range[0] - 2 * self._recipe.padding_s
         parts: list[np.ndarray] = []

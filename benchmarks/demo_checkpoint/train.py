@@ -217,7 +217,7 @@ def work(rank: int, world: int, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=6000, help="length of the whole training; may change on resume")
+    parser.add_argument("--steps", type=int, default=4200, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     arguments = parser.parse_args()
     corpus.build(WORK / "corpus")
