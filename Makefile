@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup serve test test-gpu lint format train evaluate clean
+.PHONY: help setup serve test lint format train evaluate clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -26,11 +26,8 @@ serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
 	@exec $(BIN)/serve run .build/serve_config.yaml
 
-test: .venv/.dev  ## run all tests that need no GPU
-	$(BIN)/python -m pytest -m 'not gpu'
-
-test-gpu: .venv/.dev  ## run the tests that need a GPU
-	$(BIN)/python -m pytest -m gpu
+test: .venv/.dev  ## run all tests
+	$(BIN)/python -m pytest
 
 lint: .venv/.dev  ## check style and types
 	$(BIN)/ruff check .

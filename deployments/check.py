@@ -4,6 +4,7 @@
 the reason in one sentence and exits with 1; else it says what will be served.
 """
 
+import socket
 import sys
 from pathlib import Path
 
@@ -24,13 +25,25 @@ def check(config_file: Path) -> list[str]:
     Raises:
         ValueError: the settings are wrong, or the file holds no application of ours.
         CheckpointError: the model cannot be served.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, or another service has the address.
     """
     config = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    _check_address(**(config.get("http_options") or {}))
     applications = [app for app in config.get("applications", ()) if app.get("import_path") == IMPORT_PATH]
     if not applications:
         raise ValueError(f"{config_file} has no application with import_path: {IMPORT_PATH}")
     return [_check_application(app.get("args") or {}) for app in applications]
+
+
+def _check_address(host: str = "127.0.0.1", port: int = 8000, **_: object) -> None:
+    """Raise OSError if somebody listens there: Ray's proxy would share the port, and each get some of the requests."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger there
+        try:
+            listener.bind((host, port))
+        except OSError as error:
+            raise OSError(f"Cannot listen on {host}:{port}: {error.strerror}. Choose: make serve PORT=8123") from None
 
 
 def _check_application(args: dict[str, object]) -> str:

@@ -189,19 +189,31 @@ class Engine:
         self._remove(failed)
 
     def _hand_out(self, rows: list[Sequence], logits: torch.Tensor) -> None:
-        """Give each row its next token; those that ended get their result and leave."""
+        """Give each row its next token; those that ended get their result, and leave when all have theirs."""
         ended = []
-        for sequence, token, logprob in zip(rows, *sample(logits, rows), strict=True):
+        for sequence, choice in zip(rows, self._choose(rows, logits), strict=True):
             try:
-                sequence.append(token, logprob)
-            except FloatingPointError as error:
+                if isinstance(choice, Exception):
+                    raise choice
+                sequence.append(*choice)
+            except Exception as error:
                 _fail(sequence.future, error, sequence.utterance)
                 ended.append(sequence)
                 continue
-            if token in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
+            if sequence.answer[-1] in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
                 _finish(sequence, self._prompt)
                 ended.append(sequence)
         self._remove(ended)
+
+    def _choose(self, rows: list[Sequence], logits: torch.Tensor) -> list[tuple[int, float] | Exception]:
+        """Token and log probability for each row, or the error that it alone caused."""
+        try:
+            return list(zip(*sample(logits, rows), strict=True))
+        except Exception as error:
+            self._note(error)
+            if len(rows) == 1:
+                return [error]
+        return [choice for i, row in enumerate(rows) for choice in self._choose([row], logits[i : i + 1])]
 
     def _remove(self, sequences: Items[Sequence]) -> None:
         """Free the slots of these rows; the last row moves into each hole, so that slots stay without gaps."""

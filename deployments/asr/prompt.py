@@ -53,7 +53,10 @@ class Prompt:
         if forced_language is not None:
             return forced_language, self._decode(token_ids)
         if self._text_follows not in token_ids:
-            return None, self._decode(token_ids)
+            text = self._decode(token_ids)
+            # Cut short before the text began: the name of a language is no transcript.
+            cut_short = "language".startswith(text) or text.startswith("language ")
+            return None, "" if cut_short else text
         cut = token_ids.index(self._text_follows)
         name = self._decode(token_ids[:cut]).removeprefix("language").strip()
         return (name if name in NAME_TO_CODE else None), self._decode(token_ids[cut + 1 :])

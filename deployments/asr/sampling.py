@@ -7,6 +7,9 @@ import torch
 from deployments.asr.sequence import Sequence
 from deployments.transcription.options import DecodingOptions
 
+GREEDY_BELOW = 1e-4
+"""Temperatures under this sample the best token with certainty, and those near the smallest float divide 0 by 0."""
+
 
 def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int], list[float]]:
     """Choose a token for each row.
@@ -34,8 +37,8 @@ def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int],
 
 
 def generator_for(options: DecodingOptions) -> torch.Generator | None:
-    """A random stream for an utterance that samples: its own seed's, or one like no other."""
-    if options.temperature == 0:
+    """A random stream for an utterance that samples: its own seed's, or one like no other. None for a greedy one."""
+    if options.temperature < GREEDY_BELOW:
         return None
     generator = torch.Generator()
     if options.seed is None:
@@ -62,7 +65,6 @@ def _penalise_repetition(logits: torch.Tensor, sequences: Items[Sequence]) -> to
 
 def _probabilities(logits: torch.Tensor, options: DecodingOptions) -> torch.Tensor:
     """What to sample from, (vocabulary,): tempered, and cut to `top_k` and `top_p`."""
-    # Relative to the best, so that no temperature however small divides into infinity.
     probabilities = torch.softmax((logits - logits.max()) / options.temperature, dim=-1)
     if options.top_k:
         worst_kept = probabilities.topk(min(options.top_k, len(probabilities))).values[-1]

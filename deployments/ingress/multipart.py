@@ -9,6 +9,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
 from deployments.exceptions import InvalidRequest
 
@@ -29,20 +30,42 @@ async def read_form(request: Request) -> AsyncIterator["Form"]:
         InvalidRequest: the body is not a complete, well-formed multipart form.
         UploadTooLarge: from `UploadLimitMiddleware`.
     """
-    _require_multipart(request.headers.get("content-type"))
+    boundary = _require_multipart(request.headers.get("content-type"))
+    body = _TailKeeper(request.receive)
     try:
-        form = await request.form(max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
+        form = await Request(request.scope, body.receive).form(
+            max_files=MAX_FILES, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES
+        )
     except HTTPException as error:
         raise InvalidRequest(f"Could not parse multipart form: {error.detail}") from None
     except ClientDisconnect:
         raise InvalidRequest("The connection ended before the request was complete.") from None
     try:
+        # The parser takes a body that was cut off for one that is complete, and what was cut off would be lost.
+        if b"--" + boundary + b"--" not in body.tail:
+            raise InvalidRequest("Could not parse multipart form: its end is missing. Send the whole body.")
         yield Form(form)
     finally:
         await form.close()
 
 
-def _require_multipart(content_type: str | None) -> None:
+class _TailKeeper:
+    """Passes a body through and keeps its last bytes."""
+
+    _BYTES = 1024  # a boundary has at most 70; the rest is room for an epilogue
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.tail = b""
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.tail = (self.tail + message.get("body", b"")[-self._BYTES :])[-self._BYTES :]
+        return message
+
+
+def _require_multipart(content_type: str | None) -> bytes:
+    """Return the boundary between the parts."""
     kind, parameters = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         sent = f"not {quoted(content_type)}" if content_type else "and the request has no Content-Type"
@@ -50,6 +73,7 @@ def _require_multipart(content_type: str | None) -> None:
     # RFC 7578 fixes UTF-8. Other codecs of Python's would be tried, of which some fail and some make lone surrogates.
     if parameters.get(b"charset", b"utf-8").lower() not in (b"utf-8", b"utf8", b"us-ascii"):
         raise InvalidRequest("Could not parse multipart form: the charset must be utf-8.")
+    return parameters.get(b"boundary", b"")
 
 
 class Form:

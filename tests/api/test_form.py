@@ -184,6 +184,22 @@ async def test_broken_multipart(service: Service, content_type: str, body: bytes
     assert error["code"] == INVALID
 
 
+@pytest.mark.parametrize("cut", [b"--x--", b"\r\n--x--", b"son\r\n--x--"])
+async def test_a_body_without_its_end_is_refused_whatever_it_has_so_far(service: Service, cut: bytes) -> None:
+    """The parser alone would take it, without the fields that were cut off."""
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + MODEL.encode() + b"\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + AUDIO + b"\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="response_format"\r\n\r\nverbose_json\r\n--x--'
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    whole = await service.request("POST", TRANSCRIPTIONS, content=body + b"\r\n", headers=headers)
+    assert whole.status_code == 200
+    truncated = await service.request("POST", TRANSCRIPTIONS, content=body.removesuffix(cut), headers=headers)
+    assert truncated.status_code == 400
+    assert error_of(truncated)["message"].startswith("Could not parse multipart form")
+
+
 async def test_truncated_multipart(service: Service) -> None:
     body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nqwen3-asr-demo\r\n--x\r\nContent-Disp'
     headers = {"content-type": "multipart/form-data; boundary=x"}

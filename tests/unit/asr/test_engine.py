@@ -17,7 +17,7 @@ from transformers import (
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
-from deployments.asr.sampling import _probabilities
+from deployments.asr.sampling import _probabilities, sample
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
@@ -128,6 +128,24 @@ def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypa
     assert [result.text for result in _transcribed([results[0], results[2]])] == expected
 
 
+def test_a_row_that_cannot_be_sampled_fails_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    sick = make_utterance(noise(0.7), max_new_tokens=TOKENS, prompt="sick")
+
+    def refuse(logits: Any, sequences: Any) -> Any:
+        if any(sequence.utterance is sick for sequence in sequences):
+            raise RuntimeError("probability tensor contains nan")
+        return sample(logits, sequences)
+
+    good = _utterances()[2:4]
+    expected = [result.text for result in _transcribed(engine.transcribe(good))]
+    monkeypatch.setattr("deployments.asr.engine.sample", refuse)
+    results = engine.transcribe([good[0], sick, good[1]])
+    assert isinstance(results[1], EngineFailure)
+    assert [result.text for result in _transcribed([results[0], results[2]])] == expected
+    engine.stop()  # so that its last step is done
+    assert engine._running == []
+
+
 def test_whatever_goes_wrong_in_a_step_nobody_waits_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(engine, "_decode", lambda: 1 / 0)
@@ -218,9 +236,10 @@ def test_the_repetition_penalty_is_that_of_transformers_over_the_answer_alone(
     assert answer.text == expected.replace("<asr_text>", "").strip()
 
 
-def test_a_vanishing_temperature_is_greedy(engine: Engine) -> None:
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 1e-46, 1e-320])
+def test_a_vanishing_temperature_is_greedy(engine: Engine, temperature: float) -> None:
     greedy = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS)
-    almost = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=1e-40)
+    almost = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, temperature=temperature)
     results = _transcribed(engine.transcribe([greedy, almost]))
     assert results[0].text == results[1].text
 
@@ -279,6 +298,7 @@ def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
         future.cancel()
     # The five would have held all slots for 900 steps each.
     _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=5)]))
+    endless.stop()  # so that its last step is done
     assert endless._running == []
 
 

@@ -57,6 +57,9 @@ def test_a_control_token_nested_in_another_is_removed_too() -> None:
         ("Turn on the light.<|im_end|>", "English", ("English", "Turn on the light.")),
         ("Turn on the light.<|im_end|>", None, (None, "Turn on the light.")),
         ("<|im_end|>", None, (None, "")),
+        ("language", None, (None, "")),
+        ("language English", None, (None, "")),
+        ("language English", "English", ("English", "language English")),
         ("language English<asr_text>Five <asr_text>six.<|im_end|>", None, ("English", "Five six.")),
     ],
 )
