@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from deployments.asr.checkpoint_files import config_of
+from deployments.asr.prompt import CONTROL_TOKENS
 from deployments.exceptions import CheckpointError
 
 _NATIVE_NAMES = {
@@ -89,6 +90,8 @@ def load(name: str, *, dtype: torch.dtype, device: torch.device) -> Checkpoint:
         features = Qwen3ASRFeatureExtractor() if original_layout else Qwen3ASRFeatureExtractor.from_pretrained(name)
     except Exception as error:  # every library below raises its own kind; the operator needs one sentence
         raise CheckpointError(f"The model {name!r} could not be loaded: {_first_line(error)}") from error
+    if lacking := sorted(CONTROL_TOKENS - set(tokenizer.get_added_vocab())):
+        raise CheckpointError(f"The tokenizer of {name!r} is not one of Qwen3-ASR: it lacks {', '.join(lacking)}.")
     for kind in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
             raise CheckpointError(

@@ -55,6 +55,8 @@ def check_files(name: str) -> None:
     folder = Path(name)
     if not folder.is_dir():
         return
+    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+        raise CheckpointError(f"The checkpoint {name!r} is incomplete: its tokenizer is missing; download it again.")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))

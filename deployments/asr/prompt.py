@@ -19,6 +19,8 @@ END_OF_TURN = "<|im_end|>"
 END_OF_TEXT = "<|endoftext|>"
 AUDIO = "<|audio_pad|>"
 TEXT_FOLLOWS = "<asr_text>"
+CONTROL_TOKENS = frozenset({"<|im_start|>", END_OF_TURN, "<|audio_start|>", AUDIO, "<|audio_end|>", TEXT_FOLLOWS})
+"""What the prompt is made of; a tokenizer without them is not one of Qwen3-ASR."""
 
 
 class Prompt:

@@ -57,3 +57,19 @@ def test_a_model_that_is_not_there_stops_the_start_with_one_sentence(tmp_path: P
     assert service.process.wait(60) != 0
     assert f"The folder '{tmp_path}' holds no checkpoint: it has no config.json." in service.log.read_text()
     assert "Traceback" not in service.log.read_text()
+
+
+def test_a_port_in_use_is_told_in_one_sentence(service: Service, tmp_path: Path) -> None:
+    port = service.url.rsplit(":", 1)[1]
+    config = tmp_path / "serve_config.yaml"
+    config.write_text((ROOT / "serve_config.yaml").read_text().replace("port: 8000", f"port: {port}"))
+    second = subprocess.run(
+        [sys.executable, "-m", "deployments.check", config],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert second.returncode == 1
+    assert f":{port}: Address already in use" in second.stderr
+    assert "Traceback" not in second.stderr

@@ -67,6 +67,13 @@ def test_a_weight_of_another_size_is_refused(broken: Path) -> None:
         _load(broken)
 
 
+def test_a_tokenizer_of_another_model_is_refused(broken: Path) -> None:
+    path = broken / "tokenizer.json"
+    path.write_text(path.read_text().replace("<asr_text>", "<other>"))
+    with pytest.raises(CheckpointError, match="lacks <asr_text>"):
+        _load(broken)
+
+
 def _remove(name: str) -> object:
     return lambda folder: (folder / name).unlink()
 
@@ -89,6 +96,7 @@ def _cut_weights(folder: Path) -> None:
     [
         (_remove("config.json"), "it has no config.json"),
         (_remove("model.safetensors"), "incomplete: model.safetensors is missing"),
+        (_remove("tokenizer.json"), "incomplete: its tokenizer is missing"),
         (_cut_weights, "damaged: model.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json of .* is damaged"),
         (lambda folder: (folder / "config.json").write_text("[]"), "config.json of .* is damaged"),
