@@ -35,7 +35,7 @@ class Service:
         )
 
     def wait_until_ready(self) -> None:
-        """Return when a model is listed, which it is once the application runs."""
+        """Return when HTTP answers. The model may still be loading; a transcription then waits for it."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline and self.process.poll() is None:
             try:
