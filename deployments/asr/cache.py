@@ -4,6 +4,12 @@ import torch
 from transformers import Qwen3Config
 
 
+def slot_bytes(config: Qwen3Config, slot_tokens: int, dtype: torch.dtype) -> int:
+    """Memory that one slot takes."""
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    return slot_tokens * per_token
+
+
 class SlotCache:
     """Keys and values of all layers, in place of transformers' own caches.
 
@@ -21,41 +27,45 @@ class SlotCache:
         shape = (slots, config.num_key_value_heads, slot_tokens, config.head_dim)
         self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self._rows = torch.empty(0, dtype=torch.long)
-        self._positions: torch.Tensor | None = None
-        self._length = 0
+        self._all_slots = torch.arange(slots, device=device)
+        self._slots = self._all_slots
+        self._positions = self._all_slots
+        self._window: tuple[slice, slice] | None = None
+        """Slots and tokens that the attention of a decode step sees; None in a prefill."""
 
-    def begin_prefill(self, first_slot: int, rows: int) -> None:
-        """The next forward pass brings the prompts of `rows` rows, for the slots from `first_slot` on."""
-        self._rows = torch.arange(first_slot, first_slot + rows)
-        self._positions = None
-
-    def begin_decode(self, rows: torch.Tensor, positions: torch.Tensor, length: int) -> None:
-        """The next forward pass brings one token for each of the slots `rows`.
+    def begin_prefill(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
+        """The next forward pass brings whole prompts, all tokens as one row.
 
         Args:
-            rows: (rows,) slots.
+            slots: (tokens,) the slot of each.
+            positions: (tokens,) where in its slot it goes.
+        """
+        self._slots, self._positions, self._window = slots, positions, None
+
+    def begin_decode(self, first_slot: int, positions: torch.Tensor, length: int) -> None:
+        """The next forward pass brings one token for each of the slots from `first_slot` on.
+
+        Args:
+            first_slot: the first one.
             positions: (rows,) where in its slot each token goes.
             length: tokens of every slot that attention looks at; at least the largest position and one.
         """
-        self._rows, self._positions, self._length = rows, positions, length
+        rows = slice(first_slot, first_slot + len(positions))
+        self._slots, self._positions, self._window = self._all_slots[rows], positions, (rows, slice(length))
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write (rows, heads, tokens, head_dim) of one layer; return what its attention reads."""
         all_keys, all_values = self._keys[layer], self._values[layer]
-        if self._positions is None:
-            first, tokens = int(self._rows[0]), keys.shape[2]
-            all_keys[first : first + len(keys), :, :tokens] = keys
-            all_values[first : first + len(values), :, :tokens] = values
-            return keys, values  # causal attention over the prompt itself needs nothing older
-        all_keys[self._rows, :, self._positions] = keys[:, :, 0]
-        all_values[self._rows, :, self._positions] = values[:, :, 0]
-        rows = len(self._rows)
-        if int(self._rows[-1]) == rows - 1:
-            return all_keys[:rows, :, : self._length], all_values[:rows, :, : self._length]
-        return all_keys[self._rows, :, : self._length], all_values[self._rows, :, : self._length]
+        if self._window is None:
+            all_keys[self._slots, :, self._positions] = keys[0].transpose(0, 1)
+            all_values[self._slots, :, self._positions] = values[0].transpose(0, 1)
+            return keys, values  # causal attention over the prompts themselves needs nothing older
+        all_keys[self._slots, :, self._positions] = keys[:, :, 0]
+        all_values[self._slots, :, self._positions] = values[:, :, 0]
+        rows, tokens = self._window
+        return all_keys[rows, :, tokens], all_values[rows, :, tokens]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row to another slot."""

@@ -69,8 +69,14 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
 
 
-def load(name: str, *, dtype: torch.dtype, device: torch.device) -> Checkpoint:
+def load(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> Checkpoint:
     """Load the checkpoint `name` (hub id or folder) for inference.
+
+    Args:
+        name: which.
+        dtype: number format of the weights.
+        device: where they shall be.
+        attention: implementation that the audio encoder uses, as transformers names them.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another architecture; one sentence says which.
@@ -83,6 +89,7 @@ def load(name: str, *, dtype: torch.dtype, device: torch.device) -> Checkpoint:
             config=_flatten(config["thinker_config"]) if original_layout else None,
             key_mapping=_NATIVE_NAMES if original_layout else None,
             dtype=dtype,
+            attn_implementation={"audio_config": attention},
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(name)

@@ -1,21 +1,23 @@
 """The ASR deployment: one model on one device, behind `@serve.batch`."""
 
 import asyncio
+import contextlib
 import logging
 import os
-import time
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
+from deployments.asr.request import Request
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
-from deployments.transcription.utterance import Transcription, Utterance
+from deployments.transcription.utterance import Delta, Transcription, Utterance
 
 if TYPE_CHECKING:
-    from deployments.asr.engine import Engine, Request
+    from deployments.asr.engine import Engine
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -64,16 +66,41 @@ class ASR:
         """
         future: Future[Transcription] = Future()
         try:
-            await self._submit((utterance, future))
+            await self._submit(Request(utterance, future))
             return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            future.cancel()  # frees its slot in the engine
-            raise
+        finally:
+            future.cancel()  # frees its slot in the engine if the caller has gone
+
+    async def transcribe_stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+        """Transcribe one utterance and tell its text as it is decoded.
+
+        Yields any number of `Delta`, and last the `Transcription`, whose text is all of theirs joined.
+
+        Raises:
+            ServiceError: this utterance cannot be transcribed.
+        """
+        loop = asyncio.get_running_loop()
+        told: asyncio.Queue[Delta | None] = asyncio.Queue()
+
+        def tell(delta: Delta | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop has ended, and nobody listens
+                loop.call_soon_threadsafe(told.put_nowait, delta)
+
+        future: Future[Transcription] = Future()
+        future.add_done_callback(lambda _: tell(None))
+        try:
+            await self._submit(Request(utterance, future, on_delta=tell))
+            while (delta := await told.get()) is not None:
+                yield delta
+            transcription: Transcription = await asyncio.wrap_future(future)
+            yield transcription
+        finally:
+            future.cancel()
 
     @serve.batch(
         max_batch_size=BatchingConfig().max_batch_size, batch_wait_timeout_s=BatchingConfig().batch_wait_timeout_s
     )
-    async def _submit(self, requests: "list[Request]") -> list[None]:
+    async def _submit(self, requests: list[Request]) -> list[None]:
         """Hand a group of arrivals over to the engine, which answers each when it ends, not when the group does."""
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._preparation, self._engine.submit, requests)
@@ -94,30 +121,6 @@ def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float
     # anything else wants the cores: decoding media, another replica, Ray itself.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported here: the process that only builds the application does not need torch.
-    import torch
+    from deployments.asr.start import start_engine
 
-    from deployments.asr.checkpoint import load
-    from deployments.asr.device import choose_admission, choose_device, choose_dtype, choose_threads
-    from deployments.asr.engine import Engine
-
-    started = time.monotonic()
-    device = choose_device(num_gpus)
-    dtype = choose_dtype(settings.dtype, device)
-    torch.set_num_threads(choose_threads(settings, device))
-    engine = Engine(
-        load(served_model.checkpoint, dtype=dtype, device=device),
-        slots=settings.slots,
-        slot_tokens=settings.slot_tokens,
-        admission_s=choose_admission(settings, device),
-    )
-    engine.warm_up()
-    logger.info(
-        "serving %s from %s on %s in %s with %d torch threads, ready after %.1f s",
-        served_model.id,
-        served_model.checkpoint,
-        device,
-        dtype,
-        torch.get_num_threads(),
-        time.monotonic() - started,
-    )
-    return engine
+    return start_engine(settings, served_model, num_gpus)

@@ -4,30 +4,34 @@ import contextlib
 import logging
 import math
 import threading
+import time
 from collections import deque
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 import torch
 
+from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.encoder import Mel
 from deployments.asr.prompt import Prompt
+from deployments.asr.request import Request
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
+from deployments.transcription.utterance import SAMPLE_RATE, Token, Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
 
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
 
-Request = tuple[Utterance, "Future[Transcription]"]
-"""An utterance and where its result shall go."""
+HUNG_AFTER_S = 60.0
+HUNG_AFTER_S_PER_S = 3.0
+"""A step that takes longer than these, the second for each second of audio that it encodes, does not end any more."""
 
 
 def token_budget(seconds: float) -> int:
@@ -44,38 +48,39 @@ class Engine:
         slot_tokens: tokens of prompt and answer that one utterance may need.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one utterance always is).
             The running utterances wait for them, so it bounds how long the others may stall them.
+        graphs: replay decode steps as CUDA graphs.
     """
 
-    def __init__(self, checkpoint: Checkpoint, *, slots: int, slot_tokens: int, admission_s: float):
+    def __init__(
+        self, checkpoint: Checkpoint, *, slots: int, slot_tokens: int, admission_s: float, graphs: bool = False
+    ):
         self._prompt = Prompt(checkpoint.tokenizer)
-        self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens)
+        self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs)
         self._admission_s = admission_s
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         """Row `i` holds slot `i`."""
         self._arrival = threading.Condition()
         self._stopped = False
+        self._step_ends_by = math.inf
+        """On the monotonic clock; infinite between two steps."""
         self.device_error: Exception | None = None
         """An error after which the device answers nothing any more: only a new process mends it."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def submit(self, requests: "Items[Request]") -> None:
-        """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed.
-
-        The future of each gets its `Transcription` or a `ServiceError`. Cancelling it takes its utterance out of the
-        engine at the next step.
-        """
-        prepared = [self._prepare(*request) for request in requests]
+        """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed."""
+        prepared = [self._prepare(request) for request in requests]
         with self._arrival:
             self._waiting.extend(sequence for sequence in prepared if sequence is not None)
             self._arrival.notify()
 
     def transcribe(self, utterances: Items[Utterance]) -> list[Transcription | ServiceError]:
         """Transcribe utterances together; blocking. Returns one result for each, in order."""
-        requests = [(utterance, Future[Transcription]()) for utterance in utterances]
+        requests = [Request(utterance) for utterance in utterances]
         self.submit(requests)
-        return [_result_of(future) for _, future in requests]
+        return [_result_of(request.future) for request in requests]
 
     def warm_up(self) -> None:
         """Transcribe two short utterances, so that no caller pays for first-time initialisation.
@@ -95,6 +100,8 @@ class Engine:
             raise RuntimeError("the device has failed for good") from self.device_error
         if not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
+        if time.monotonic() > self._step_ends_by:
+            raise RuntimeError("the engine hangs in a step")
 
     def stop(self) -> None:
         """End the thread; what is still in the engine is cancelled."""
@@ -106,8 +113,19 @@ class Engine:
     def step(self) -> None:
         """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""
         self._drop_cancelled()
-        self._admit(self._next_group())
-        self._decode()
+        group = self._next_group()
+        with self._deadline(group):
+            self._admit(group)
+            self._decode()
+
+    @contextlib.contextmanager
+    def _deadline(self, group: list[Sequence]) -> Iterator[None]:
+        seconds = sum(sequence.utterance.duration for sequence in group)
+        self._step_ends_by = time.monotonic() + HUNG_AFTER_S + HUNG_AFTER_S_PER_S * seconds
+        try:
+            yield
+        finally:
+            self._step_ends_by = math.inf
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -166,7 +184,7 @@ class Engine:
             return
         rows = list(self._running)
         try:
-            logits = self._runner.decode(range(len(rows)), rows)
+            logits = self._runner.decode(rows)
         except Exception as error:
             self._note(error)
             self._decode_one_by_one(rows)
@@ -178,7 +196,7 @@ class Engine:
         advanced, logits, failed = [], [], []
         for slot, sequence in enumerate(rows):
             try:
-                logits.append(self._runner.decode([slot], [sequence]))
+                logits.append(self._runner.decode([sequence], first_slot=slot))
                 advanced.append(sequence)
             except Exception as error:
                 self._note(error)
@@ -196,12 +214,11 @@ class Engine:
                 if isinstance(choice, Exception):
                     raise choice
                 sequence.append(*choice)
+                if sequence.answer[-1] in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
+                    _finish(sequence, self._prompt)
+                    ended.append(sequence)
             except Exception as error:
                 _fail(sequence.future, error, sequence.utterance)
-                ended.append(sequence)
-                continue
-            if sequence.answer[-1] in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
-                _finish(sequence, self._prompt)
                 ended.append(sequence)
         self._remove(ended)
 
@@ -224,21 +241,21 @@ class Engine:
                 self._runner.cache.move(len(self._running), hole, last.position)
                 self._running[hole] = last
 
-    def _prepare(self, utterance: Utterance, future: "Future[Transcription]") -> Sequence | None:
+    def _prepare(self, request: Request) -> Sequence | None:
         """Everything that can be done outside the engine's thread; None where the utterance is refused."""
         try:
-            mel, prompt_ids, budget = self._inputs(utterance)
+            return self._sequence(request)
         except Exception as error:
-            _fail(future, error, utterance)
+            _fail(request.future, error, request.utterance)
             return None
-        return Sequence(utterance, mel, prompt_ids, budget, future, generator_for(utterance.options))
 
-    def _inputs(self, utterance: Utterance) -> tuple[Mel, list[int], int]:
+    def _sequence(self, request: Request) -> Sequence:
+        utterance, options = request.utterance, request.utterance.options
         if not np.isfinite(utterance.waveform).all():
             raise InvalidAudio("The recording holds samples that are not finite numbers. Send a valid recording.")
-        mel = self._runner.encoder.mel(utterance.waveform)
+        audio_tokens = self._runner.encoder.tokens(len(utterance.waveform))
         prompt_ids = self._prompt.token_ids(
-            audio_tokens=mel.tokens, context=utterance.options.prompt, language=utterance.options.language
+            audio_tokens=audio_tokens, context=options.prompt, language=options.language
         )
         usual_budget = token_budget(utterance.duration)
         room = self._runner.cache.slot_tokens - len(prompt_ids)
@@ -248,7 +265,15 @@ class Engine:
                 f"service has room for {self._runner.cache.slot_tokens}. Send a shorter prompt or recording.",
                 param="prompt",
             )
-        return mel, prompt_ids, min(utterance.options.max_new_tokens or usual_budget, room)
+        return Sequence(
+            request,
+            prompt_ids,
+            audio_tokens,
+            budget=min(options.max_new_tokens or usual_budget, room),
+            reader=AnswerReader(self._prompt, options),
+            generator=generator_for(options),
+            openings=self._prompt.openings(options.languages) if options.languages and not options.language else [],
+        )
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, torch.AcceleratorError):
@@ -256,18 +281,31 @@ class Engine:
 
 
 def _finish(sequence: Sequence, prompt: Prompt) -> None:
-    language, text = prompt.read_answer(sequence.answer, forced_language=sequence.utterance.options.language)
+    options, answer = sequence.utterance.options, sequence.answer
+    language, text = prompt.read_answer(answer, forced_language=options.language)
     transcription = Transcription(
         text=text,
         language=language,
-        finish_reason="stop" if sequence.answer[-1] in prompt.stop_ids else "length",
-        audio_tokens=sequence.mel.tokens,
-        text_tokens=len(sequence.prompt_ids) - sequence.mel.tokens,
-        output_tokens=len(sequence.answer),
-        avg_logprob=sequence.logprob_sum / len(sequence.answer),
+        finish_reason="stop" if answer[-1] in prompt.stop_ids else "length",
+        audio_tokens=sequence.audio_tokens,
+        text_tokens=len(sequence.prompt_ids) - sequence.audio_tokens,
+        output_tokens=len(answer),
+        avg_logprob=sum(sequence.logprobs) / len(answer),
+        tokens=_tokens(sequence, prompt) if options.logprobs and text else (),
     )
+    if sequence.request.on_delta is not None and (rest := sequence.reader.finish(text)):
+        sequence.request.on_delta(rest)
     with contextlib.suppress(InvalidStateError):  # cancelled this very moment
         sequence.future.set_result(transcription)
+
+
+def _tokens(sequence: Sequence, prompt: Prompt) -> tuple[Token, ...]:
+    """The tokens of the text, which are the last ones of the answer but for control tokens."""
+    forced_language = sequence.utterance.options.language
+    begins = prompt.text_begins(sequence.answer, forced_language=forced_language)
+    pairs = zip(sequence.answer[begins:], sequence.logprobs[begins:], strict=True)
+    tokens = (Token(prompt.token_bytes(token), logprob) for token, logprob in pairs)
+    return tuple(token for token in tokens if token.data)
 
 
 def _fail(future: "Future[Transcription]", error: Exception, utterance: Utterance) -> None:

@@ -10,6 +10,7 @@ Source: the chat template released with the checkpoints.
 """
 
 import re
+from functools import cache
 
 from transformers import PreTrainedTokenizerBase
 
@@ -32,7 +33,8 @@ class Prompt:
         longest_first = sorted(control_tokens, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)))
         self._control_ids = frozenset(control_tokens.values())
-        self._text_follows: int = control_tokens[TEXT_FOLLOWS]
+        self.text_follows: int = control_tokens[TEXT_FOLLOWS]
+        """Token after which an answer's text begins, where no language was forced."""
         self.audio_id: int = control_tokens[AUDIO]
         self.stop_ids: tuple[int, ...] = (control_tokens[END_OF_TURN], control_tokens[END_OF_TEXT])
 
@@ -52,16 +54,37 @@ class Prompt:
 
     def read_answer(self, token_ids: list[int], *, forced_language: str | None) -> tuple[str | None, str]:
         """Split the model's answer into language (English name, None where it heard none) and text."""
+        text = self.text_of(token_ids[self.text_begins(token_ids, forced_language=forced_language) :])
         if forced_language is not None:
-            return forced_language, self._decode(token_ids)
-        if self._text_follows not in token_ids:
-            text = self._decode(token_ids)
+            return forced_language, text
+        if self.text_follows not in token_ids:
             # Cut short before the text began: the name of a language is no transcript.
             cut_short = "language".startswith(text) or text.startswith("language ")
             return None, "" if cut_short else text
-        cut = token_ids.index(self._text_follows)
-        name = self._decode(token_ids[:cut]).removeprefix("language").strip()
-        return (name if name in NAME_TO_CODE else None), self._decode(token_ids[cut + 1 :])
+        opening = self.text_of(token_ids[: token_ids.index(self.text_follows)])
+        name = opening.removeprefix("language").strip()
+        return (name if name in NAME_TO_CODE else None), text
+
+    def text_begins(self, token_ids: list[int], *, forced_language: str | None) -> int:
+        """Index in an answer of the first token of its text: 0 where it does not say."""
+        if forced_language is None and self.text_follows in token_ids:
+            return token_ids.index(self.text_follows) + 1
+        return 0
+
+    def text_of(self, token_ids: list[int]) -> str:
+        """The text that tokens stand for, without blanks around it; broken characters become U+FFFD."""
+        return b"".join(map(self.token_bytes, token_ids)).decode(errors="replace").strip()
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The UTF-8 that one token stands for: maybe a part of a character, nothing for a control token."""
+        if token_id in self._control_ids:
+            return b""
+        token = self._tokenizer.convert_ids_to_tokens(token_id)
+        return bytes(map(_byte_alphabet().__getitem__, token or ""))
+
+    def openings(self, languages: tuple[str, ...]) -> list[list[int]]:
+        """How an answer may begin that is in one of `languages` (English names), or silent."""
+        return [self._encode(f"language {name}{TEXT_FOLLOWS}") for name in (*languages, None)]
 
     def until_stop(self, token_ids: list[int]) -> list[int]:
         """The answer up to and with its first stop token; all of it if there is none."""
@@ -77,6 +100,10 @@ class Prompt:
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False)
 
-    def _decode(self, token_ids: list[int]) -> str:
-        plain = [token for token in token_ids if token not in self._control_ids]
-        return self._tokenizer.decode(plain, clean_up_tokenization_spaces=False).strip()
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """Byte-level BPE writes every byte as one printable character: GPT-2's table, which Qwen's tokenizers use."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = (byte for byte in range(256) if byte not in printable)
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

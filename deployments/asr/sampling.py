@@ -23,11 +23,11 @@ def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int],
 
     Returns the tokens, and the natural-log probability the model gave each.
     """
-    adjusted = _penalise_repetition(logits, sequences)
+    adjusted = _restrict_language(_penalise_repetition(logits, sequences), sequences)
     tokens = adjusted.argmax(dim=-1)
     for row, sequence in enumerate(sequences):
         # A row without finite logits gets any token: the engine ends it for its probability.
-        if sequence.generator is not None and adjusted[row].isfinite().all():
+        if sequence.generator is not None and logits[row].isfinite().all():
             probabilities = _probabilities(adjusted[row], sequence.utterance.options).cpu()
             tokens[row] = torch.multinomial(probabilities, 1, generator=sequence.generator)[0]
     logprobs = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
@@ -61,6 +61,18 @@ def _penalise_repetition(logits: torch.Tensor, sequences: Items[Sequence]) -> to
         scores = logits[row, seen]
         adjusted[row, seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
     return adjusted
+
+
+def _restrict_language(logits: torch.Tensor, sequences: Items[Sequence]) -> torch.Tensor:
+    """Leave only the tokens that name an allowed language, in rows where not every one is allowed."""
+    restricted = logits
+    for row, sequence in enumerate(sequences):
+        if allowed := sequence.next_of_openings:
+            if restricted is logits:
+                restricted = logits.clone()
+            restricted[row] = -torch.inf
+            restricted[row, allowed] = logits[row, allowed]
+    return restricted
 
 
 def _probabilities(logits: torch.Tensor, options: DecodingOptions) -> torch.Tensor:

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from deployments.asr.encoder import Mel
+from deployments.asr.answer import AnswerReader
+from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription, Utterance
 
 
@@ -14,17 +15,27 @@ from deployments.transcription.utterance import Transcription, Utterance
 class Sequence:
     """What is known of an utterance before it is admitted, and its answer as far as it is decoded."""
 
-    utterance: Utterance
-    mel: Mel
+    request: Request
     prompt_ids: list[int]
+    audio_tokens: int
     budget: int
     """Tokens its answer may have."""
-    future: "Future[Transcription]"
-    """Where the result goes; cancelled by whoever does not want it any more."""
+    reader: AnswerReader
     generator: torch.Generator | None = None
     """Random stream of its own, where it samples."""
+    openings: list[list[int]] = field(default_factory=list)
+    """What its answer may begin with, where only some languages may be detected."""
     answer: list[int] = field(default_factory=list)
-    logprob_sum: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    """Natural-log probability of each token of the answer."""
+
+    @property
+    def utterance(self) -> Utterance:
+        return self.request.utterance
+
+    @property
+    def future(self) -> "Future[Transcription]":
+        return self.request.future
 
     @property
     def position(self) -> int:
@@ -32,12 +43,13 @@ class Sequence:
         return len(self.prompt_ids) + len(self.answer) - 1
 
     @property
-    def tokens_at_most(self) -> int:
-        """Slot length it may come to need."""
-        return len(self.prompt_ids) + self.budget
+    def next_of_openings(self) -> list[int]:
+        """The tokens that may come next where the answer must begin with one of `openings`; empty for any."""
+        told = len(self.answer)
+        return [ids[told] for ids in self.openings if len(ids) > told and ids[:told] == self.answer]
 
     def append(self, token: int, logprob: float) -> None:
-        """Take the next token of the answer.
+        """Take the next token of the answer, and tell what it adds to the text.
 
         Raises:
             FloatingPointError: the model computed no finite probability for it.
@@ -45,4 +57,6 @@ class Sequence:
         if not math.isfinite(logprob):
             raise FloatingPointError("the model computed no finite probabilities")
         self.answer.append(token)
-        self.logprob_sum += logprob
+        self.logprobs.append(logprob)
+        if self.request.on_delta is not None and (delta := self.reader.read(token, logprob)):
+            self.request.on_delta(delta)

@@ -12,6 +12,8 @@ class DecodingOptions:
 
     language: str | None = None
     """English name of the language to force, or None to let the model detect it."""
+    languages: tuple[str, ...] = ()
+    """English names of the languages that may be detected; empty for all."""
     prompt: str = ""
     """Context for the system turn of the model's prompt: names, terms, the text before."""
     temperature: float = 0.0
@@ -26,3 +28,5 @@ class DecodingOptions:
     """Above 1, tokens that the answer has already become less likely (CTRL's rule, Keskar et al. 2019)."""
     max_new_tokens: int | None = None
     """Token budget of the answer, or None for the one that grows with the seconds of audio."""
+    logprobs: bool = False
+    """Return the tokens of the text with their log probabilities."""

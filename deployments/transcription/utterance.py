@@ -1,5 +1,6 @@
 """What crosses the border between the ingress and the model: plain frozen values, defined once."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -29,6 +30,25 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Token:
+    """One token of a text."""
+
+    data: bytes
+    """UTF-8; a character may be spread over several tokens."""
+    logprob: float
+    """Natural logarithm of the probability the model gave it."""
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The next piece of a text that is still being decoded: whole characters, never empty."""
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    """What the text is made of; empty unless the options ask for `logprobs`."""
+
+
+@dataclass(frozen=True)
 class Transcription:
     """What the model answered for one utterance."""
 
@@ -43,6 +63,8 @@ class Transcription:
     output_tokens: int
     avg_logprob: float
     """Mean natural-log probability of the output tokens."""
+    tokens: tuple[Token, ...] = ()
+    """What the text is made of; empty unless the options ask for `logprobs`."""
 
 
 class Recognizer(Protocol):
@@ -53,5 +75,16 @@ class Recognizer(Protocol):
 
         Raises:
             ServiceError: the utterance cannot be transcribed, or not now.
+        """
+        ...
+
+    def stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+        """Transcribe one utterance and tell its text as it is decoded.
+
+        Yields any number of `Delta`, and last the `Transcription`, whose text is all of theirs joined. Closing the
+        iterator early takes the utterance out of the model.
+
+        Raises:
+            ServiceError: as `transcribe`.
         """
         ...

@@ -8,8 +8,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from ray import serve
 
 from deployments.asr.deployment import ASR
+from deployments.asr.request import Request
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.utterance import Transcription, Utterance
+from deployments.transcription.utterance import Delta, Transcription
 
 
 class FakeEngine:
@@ -20,12 +21,15 @@ class FakeEngine:
         self._broken = False
         self._cancelled = 0
 
-    def submit(self, requests: Sequence[tuple[Utterance, "Future[Transcription]"]]) -> None:
-        for utterance, future in requests:
+    def submit(self, requests: Sequence[Request]) -> None:
+        for request in requests:
+            utterance, future = request.utterance, request.future
             if utterance.options.prompt == "refuse":
                 future.set_exception(InvalidAudio("The recording is no good."))
             if utterance.options.prompt == "break the device":
                 self._broken = True
+            if utterance.options.prompt == "tell" and request.on_delta is not None:
+                request.on_delta(Delta("told"))
             threading.Timer(utterance.options.temperature, self._answer, (future, len(requests))).start()
 
     def _answer(self, future: "Future[Transcription]", group: int) -> None:

@@ -50,9 +50,9 @@ def test_a_request_goes_all_the_way(deploy: Deploy, base_url: str, settings: Set
     assert answer.json()["language"] == "english"
     assert answer.json()["duration"] == 2.0
     assert answer.json()["text"]
-    assert post().json() == {"text": answer.json()["text"], "usage": {"type": "duration", "seconds": 2}} | {
-        key: value for key, value in post().json().items() if key == "warnings"
-    }
+    plain = post().json()
+    assert plain["text"] == answer.json()["text"]
+    assert plain["usage"] == {"type": "duration", "seconds": 2}
 
     too_long = post(seconds=10.5)
     assert too_long.status_code == 400

@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.exceptions import InvalidAudio
 from deployments.ingress.deployment import RemoteRecognizer
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import Utterance
+from deployments.transcription.utterance import Delta, Transcription, Utterance
 from tests.serve.fake_engine import FakeASR
 
 Deploy = Callable[[Application], DeploymentHandle]
@@ -80,3 +80,37 @@ async def test_a_caller_that_goes_away_cancels_its_utterance(deploy: Deploy) -> 
     await asyncio.wait(gone)
     *_, cancelled = await _answer(handle, seconds=4.0)
     assert cancelled == 5
+
+
+async def test_deltas_arrive_while_the_answer_is_being_decoded(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.bind())
+    utterance = Utterance(WAVEFORM, DecodingOptions(prompt="tell", temperature=30.0))
+    stream = RemoteRecognizer(handle).stream(utterance)
+    assert await asyncio.wait_for(anext(stream), 10) == Delta("told")
+    await stream.aclose()
+
+
+async def test_a_stream_ends_with_the_transcription(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.bind())
+    utterance = Utterance(WAVEFORM, DecodingOptions(prompt="tell", temperature=0.1))
+    first, last = [item async for item in RemoteRecognizer(handle).stream(utterance)]
+    assert first == Delta("told")
+    assert isinstance(last, Transcription)
+
+
+async def test_a_stream_that_is_left_cancels_its_utterance(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.bind())
+    utterance = Utterance(WAVEFORM, DecodingOptions(prompt="tell", temperature=2.0))
+    for _ in range(3):
+        stream = RemoteRecognizer(handle).stream(utterance)
+        await anext(stream)
+        await stream.aclose()
+    *_, cancelled = await _answer(handle, seconds=3.0)
+    assert cancelled == 3
+
+
+async def test_an_error_in_a_stream_keeps_its_fields(deploy: Deploy) -> None:
+    handle = deploy(FakeASR.bind())
+    with pytest.raises(InvalidAudio) as raised:
+        await anext(RemoteRecognizer(handle).stream(Utterance(WAVEFORM, DecodingOptions(prompt="refuse"))))
+    assert (raised.value.message, raised.value.param) == ("The recording is no good.", "file")

@@ -37,6 +37,12 @@ def checkpoint(native_folder: Path) -> Checkpoint:
     return load(str(native_folder), dtype=torch.float32, device=torch.device("cpu"))
 
 
+@pytest.fixture(scope="session")
+def reference(native_folder: Path) -> Checkpoint:
+    """The same model for `generate` alone: an engine changes how the one it is given attends."""
+    return load(str(native_folder), dtype=torch.float32, device=torch.device("cpu"))
+
+
 @pytest.fixture
 def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
     engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0)

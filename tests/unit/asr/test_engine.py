@@ -1,7 +1,6 @@
 """What an utterance is transcribed to is its own affair: exact, bounded, and untouched by its neighbours."""
 
 import random
-from concurrent.futures import Future
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +16,7 @@ from transformers import (
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
+from deployments.asr.request import Request
 from deployments.asr.sampling import _probabilities, sample
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
@@ -59,12 +59,12 @@ def _transcribed(results: list[Transcription | ServiceError]) -> list[Transcript
     return cast(list[Transcription], results)
 
 
-def test_the_same_tokens_alone_in_any_batch_and_by_plain_generate(engine: Engine, checkpoint: Checkpoint) -> None:
+def test_the_same_tokens_alone_in_any_batch_and_by_plain_generate(engine: Engine, reference: Checkpoint) -> None:
     utterances = _utterances()
     alone = [_transcribed(engine.transcribe([utterance]))[0] for utterance in utterances]
     assert len({answer.text for answer in alone}) > len(utterances) // 2, "the model must tell utterances apart"
     for utterance, answer in zip(utterances, alone, strict=True):
-        assert answer.text == _by_plain_generate(checkpoint, utterance)
+        assert answer.text == _by_plain_generate(reference, utterance)
     order = random.Random(7)
     for _ in range(4):
         members = order.sample(range(len(utterances)), 8)
@@ -94,8 +94,7 @@ def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
     run = getattr(engine._runner, stage)
 
     def fail_on_poison(*args: Any, **kwargs: Any) -> torch.Tensor:
-        sequences = args[0] if stage == "prefill" else args[1]
-        if any(sequence.utterance is poison for sequence in sequences):
+        if any(sequence.utterance is poison for sequence in args[0]):
             raise RuntimeError("out of memory, say")
         return cast(torch.Tensor, run(*args, **kwargs))
 
@@ -113,8 +112,8 @@ def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypa
     sick = make_utterance(noise(0.7), max_new_tokens=TOKENS, temperature=0.7)
     decode = engine._runner.decode
 
-    def spoil(slots: Any, sequences: Any) -> torch.Tensor:
-        logits = decode(slots, sequences)
+    def spoil(sequences: Any) -> torch.Tensor:
+        logits = decode(sequences)
         for row, sequence in enumerate(sequences):
             if sequence.utterance is sick:
                 logits[row] = torch.nan
@@ -220,13 +219,13 @@ def test_the_distribution_is_that_of_transformers(options: dict[str, Any]) -> No
 
 
 def test_the_repetition_penalty_is_that_of_transformers_over_the_answer_alone(
-    engine: Engine, checkpoint: Checkpoint
+    engine: Engine, reference: Checkpoint
 ) -> None:
     utterance = make_utterance(noise(3.0), language="English", max_new_tokens=TOKENS, repetition_penalty=1.3)
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
     inputs = processor.apply_transcription_request(utterance.waveform, language="English", prompt="")
     penalty = RepetitionPenaltyLogitsProcessor(1.3, prompt_ignore_length=inputs["input_ids"].shape[1])
-    output = checkpoint.model.generate(
+    output = reference.model.generate(
         **inputs, max_new_tokens=TOKENS, do_sample=False, logits_processor=LogitsProcessorList([penalty])
     )
     expected = processor.decode(
@@ -244,14 +243,14 @@ def test_a_vanishing_temperature_is_greedy(engine: Engine, temperature: float) -
     assert results[0].text == results[1].text
 
 
-def test_the_mean_logprob_is_that_of_the_model(engine: Engine, checkpoint: Checkpoint) -> None:
+def test_the_mean_logprob_is_that_of_the_model(engine: Engine, reference: Checkpoint) -> None:
     utterance = make_utterance(noise(2.0), language="English", max_new_tokens=6)
     processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
     inputs = processor.apply_transcription_request(utterance.waveform, language="English", prompt="")
-    output = checkpoint.model.generate(
+    output = reference.model.generate(
         **inputs, max_new_tokens=6, do_sample=False, output_scores=True, return_dict_in_generate=True
     )
-    scores = checkpoint.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
+    scores = reference.model.compute_transition_scores(output.sequences, output.scores, normalize_logits=True)
     (answer,) = _transcribed(engine.transcribe([utterance]))
     assert answer.avg_logprob == pytest.approx(float(scores.mean()), abs=1e-5)
 
@@ -276,13 +275,13 @@ def test_a_budget_is_an_upper_bound_that_the_slot_bounds_too(endless: Engine) ->
 
 def test_a_short_utterance_overtakes_a_long_one_that_came_first(endless: Engine) -> None:
     order: list[str] = []
-    long = (make_utterance(noise(9.0), max_new_tokens=300), Future[Transcription]())
-    short = (make_utterance(noise(1.0), max_new_tokens=5), Future[Transcription]())
-    long[1].add_done_callback(lambda _: order.append("long"))
-    short[1].add_done_callback(lambda _: order.append("short"))
+    long = Request(make_utterance(noise(9.0), max_new_tokens=300))
+    short = Request(make_utterance(noise(1.0), max_new_tokens=5))
+    long.future.add_done_callback(lambda _: order.append("long"))
+    short.future.add_done_callback(lambda _: order.append("short"))
     endless.submit([long])
     endless.submit([short])
-    long[1].result()
+    long.future.result()
     assert order == ["short", "long"]
 
 
@@ -292,10 +291,10 @@ def test_more_than_there_are_slots_wait_their_turn(engine: Engine) -> None:
 
 
 def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
-    cancelled = [(make_utterance(noise(1.0), max_new_tokens=900), Future[Transcription]()) for _ in range(5)]
+    cancelled = [Request(make_utterance(noise(1.0), max_new_tokens=900)) for _ in range(5)]
     endless.submit(cancelled)
-    for _, future in cancelled:
-        future.cancel()
+    for request in cancelled:
+        request.future.cancel()
     # The five would have held all slots for 900 steps each.
     _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=5)]))
     endless.stop()  # so that its last step is done
@@ -304,10 +303,10 @@ def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
 
 def test_stopping_cancels_what_is_still_there(checkpoint: Checkpoint) -> None:
     engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0)
-    futures = [Future[Transcription]() for _ in range(3)]
-    engine.submit([(make_utterance(noise(1.0), max_new_tokens=900), future) for future in futures])
+    requests = [Request(make_utterance(noise(1.0), max_new_tokens=900)) for _ in range(3)]
+    engine.submit(requests)
     engine.stop()
-    assert any(future.cancelled() for future in futures)
-    assert all(future.done() for future in futures)
+    assert any(request.future.cancelled() for request in requests)
+    assert all(request.future.done() for request in requests)
     with pytest.raises(RuntimeError, match="thread"):
         engine.check()

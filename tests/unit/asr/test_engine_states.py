@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, rule, r
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
+from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription
 from tests.unit.asr.conftest import make_utterance, noise
 
@@ -43,10 +44,10 @@ def test_every_utterance_gets_its_own_answer(checkpoint: Checkpoint, alone: list
 
         @rule(target=running, which=st.integers(0, len(UTTERANCES) - 1))
         def arrive(self, which: int) -> Future[Transcription]:
-            future: Future[Transcription] = Future()
-            self.engine.submit([(UTTERANCES[which], future)])
-            self.expected.append((future, alone[which]))
-            return future
+            request = Request(UTTERANCES[which])
+            self.engine.submit([request])
+            self.expected.append((request.future, alone[which]))
+            return request.future
 
         @rule(steps=st.integers(1, 15))
         def step(self, steps: int) -> None:

@@ -1,0 +1,210 @@
+"""What each stage of the engine costs, beside plain `generate` and the bound that memory sets.
+
+    python -m benchmarks.random_checkpoint --size 0.6B --out .work/random-0.6B
+    python -m benchmarks.engine --checkpoint .work/random-0.6B --rows 1 4 8 16 32 --save engine
+
+For each number of rows: milliseconds to encode and to read the prompts of that many 10 s clips, and milliseconds of
+one decode step of all of them. Variants: `generate` (transformers, in the same number format), `plain` (our loop over
+the model as it was loaded), `packed` (with weights laid out for the CPU: what is served by default) and `int8`. The
+floor is the time it takes to read all weights of the language model once, in the variant's own format, at the
+bandwidth measured in the same minutes. Each variant runs in a process of its own; its memory is read after the load.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from transformers import GenerationConfig
+
+from benchmarks import machine, results
+from benchmarks.results import Cell
+from deployments.asr.answer import AnswerReader
+from deployments.asr.checkpoint import Checkpoint, load
+from deployments.asr.device import choose_dtype
+from deployments.asr.linear import pack
+from deployments.asr.prompt import Prompt
+from deployments.asr.request import Request
+from deployments.asr.runner import ModelRunner
+from deployments.asr.sampling import sample
+from deployments.asr.sequence import Sequence
+from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+
+CPU = torch.device("cpu")
+VARIANTS = ("generate", "plain", "packed", "int8")
+CLIP_S = 10.0
+SLOT_TOKENS = 512
+STEPS = 10
+COLUMNS = ["variant", "rows", "encode ms", "prefill ms", "step ms", "tokens/s", "step / floor", "memory GiB"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One variant, to be measured in a process of its own."""
+
+    variant: str
+    checkpoint: Path
+    rows: tuple[int, ...]
+    threads: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Milliseconds for all rows together; None where a variant cannot be taken apart."""
+
+    encode: float | None
+    prefill: float
+    step: float
+
+
+def main() -> None:
+    """Measure all variants and print one table."""
+    arguments = _parser().parse_args()
+    dtype = choose_dtype(arguments.dtype, CPU)
+    print(machine.describe())
+    rows: list[list[Cell]] = []
+    for variant in arguments.variants:
+        job = Job(variant, arguments.checkpoint, tuple(arguments.rows), arguments.threads, dtype)
+        with multiprocessing.get_context("spawn").Pool(1) as process:
+            for row in process.apply(measure, (job,)):
+                print(*row, sep="\t", flush=True)
+                rows.append(row)
+    if arguments.save:
+        settings: dict[str, Cell] = {"threads": arguments.threads, "dtype": str(dtype).removeprefix("torch.")}
+        results.save(arguments.save, results.command_line("benchmarks.engine"), settings, COLUMNS, rows)
+
+
+def measure(job: Job) -> list[list[Cell]]:
+    """One row of the table for each number of rows of the batch."""
+    torch.set_num_threads(job.threads)
+    checkpoint = load(str(job.checkpoint), dtype=job.dtype, device=CPU)
+    weights = _decode_weights(checkpoint)
+    bytes_each = {"generate": job.dtype.itemsize, "plain": job.dtype.itemsize, "packed": 2, "int8": 1}[job.variant]
+    if job.variant in ("packed", "int8"):
+        layout = pack(checkpoint.model.model.audio_tower, checkpoint.model, "int8" if job.variant == "int8" else "none")
+        print(f"{job.variant}: {layout}", flush=True)
+    memory = psutil.Process().memory_info().rss / 2**30
+    floor = 1e3 * weights * bytes_each / _read_bandwidth()
+    table: list[list[Cell]] = []
+    for rows in job.rows:
+        stages = (_generate if job.variant == "generate" else _engine)(checkpoint, rows)
+        table.append(
+            [
+                job.variant,
+                rows,
+                None if stages.encode is None else round(stages.encode),
+                round(stages.prefill),
+                round(stages.step, 1),
+                round(1e3 * rows / stages.step, 1),
+                round(stages.step / floor, 2),
+                round(memory, 2),
+            ]
+        )
+    return table
+
+
+@torch.inference_mode()
+def _engine(checkpoint: Checkpoint, rows: int) -> Stages:
+    """Prompts are read one at a time, as the engine admits them on a CPU."""
+    prompt = Prompt(checkpoint.tokenizer)
+    runner = ModelRunner(checkpoint, prompt, slots=rows, slot_tokens=SLOT_TOKENS)
+    sequences = [_sequence(runner, prompt, seed) for seed in range(rows)]
+    runner.prefill(sequences[:1], first_slot=0)
+    encode = sum(_ms(lambda s=sequence: runner.encoder.encode([s.utterance.waveform])) for sequence in sequences)  # type: ignore[misc]
+    started = time.perf_counter()
+    for slot, sequence in enumerate(sequences):
+        (token,), (logprob,) = sample(runner.prefill([sequence], first_slot=slot), [sequence])
+        sequence.append(token, logprob)
+    both = 1e3 * (time.perf_counter() - started)
+
+    def step() -> None:
+        logits = runner.decode(sequences)
+        for sequence, token, logprob in zip(sequences, *sample(logits, sequences), strict=True):
+            sequence.append(token, logprob)
+
+    step()
+    return Stages(encode, both - encode, statistics.median(_ms(step) for _ in range(STEPS)))
+
+
+@torch.inference_mode()
+def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
+    """The released processor's padded batch; a step is the difference between long and short answers."""
+    features = checkpoint.feature_extractor(
+        [_waveform(seed) for seed in range(rows)],
+        sampling_rate=SAMPLE_RATE,
+        padding="longest",
+        return_attention_mask=True,
+        return_tensors="pt",
+    )
+    prompt = Prompt(checkpoint.tokenizer).token_ids(audio_tokens=13 * round(CLIP_S))
+    inputs = {
+        "input_ids": torch.tensor([prompt] * rows),
+        "attention_mask": torch.ones(rows, len(prompt), dtype=torch.long),
+        "input_features": features["input_features"].to(checkpoint.model.dtype),
+        "input_features_mask": features["attention_mask"],
+    }
+
+    def transcribe(tokens: int) -> float:
+        config = GenerationConfig(
+            max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
+        )
+        return _ms(lambda: checkpoint.model.generate(**inputs, generation_config=config))
+
+    transcribe(1)
+    first = transcribe(1)
+    return Stages(None, first, (transcribe(1 + STEPS) - first) / STEPS)
+
+
+def _sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
+    utterance = Utterance(_waveform(seed))
+    tokens = runner.encoder.tokens(len(utterance.waveform))
+    return Sequence(
+        Request(utterance),
+        prompt.token_ids(audio_tokens=tokens),
+        tokens,
+        budget=SLOT_TOKENS,
+        reader=AnswerReader(prompt, utterance.options),
+    )
+
+
+def _waveform(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(CLIP_S * SAMPLE_RATE)).astype(np.float32)
+
+
+def _ms(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _decode_weights(checkpoint: Checkpoint) -> int:
+    """Weights that a decode step reads: all of the language model and its head (tied to the embedding)."""
+    return sum(weight.numel() for weight in checkpoint.model.model.language_model.parameters())
+
+
+def _read_bandwidth() -> float:
+    """Bytes per second of a pass over memory that no cache holds; the best of five."""
+    block = torch.ones(256 * 2**20 // 4)
+    return block.nbytes / min(1e-3 * _ms(block.sum) for _ in range(6))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")
+    parser.add_argument("--save", help="name to keep the figures under, for docs/performance.md")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Linear layers for the CPU, their weights laid out once the way its matrix kernels want them.
+
+A decode step multiplies a few rows with every weight of the model, so it is bound by how fast weights stream through
+the cores: half the bytes are half the time. `nn.Linear` keeps them in plain order, in the format it computes in.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import nn
+
+Quantization = Literal["none", "int8"]
+
+_FLOAT16_MAX = torch.finfo(torch.float16).max
+_FLOAT16_STEP = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
+"""Distance of the smallest float16 numbers: bfloat16 weights that fall between them are moved by half of it at most."""
+
+
+class UnsuitableLayer(Exception):
+    """This layout would change what the layer computes."""
+
+
+class PackedLinear(nn.Module):
+    """`nn.Linear` with its weight in oneDNN's blocked order. Same format; sums are taken in another order."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        # The operators that torch.compile itself uses on the CPU; they are not public, see `_first_that_works`.
+        self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), None)
+        self.bias = linear.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Args: (..., in features). Returns (..., out features)."""
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
+        return output
+
+
+class HalfLinear(nn.Module):
+    """`nn.Linear` that computes in float32 with weights kept in float16.
+
+    For processors that do not compute in bfloat16. A weight released in bfloat16 has fewer digits than float16 keeps,
+    so nothing is rounded but numbers too small to matter; a weight with more digits is refused.
+
+    Raises:
+        UnsuitableLayer: float16 cannot hold the weight.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach()
+        if weight.dtype != torch.float32 or not _fits_float16(weight):
+            raise UnsuitableLayer
+        bias = None if linear.bias is None else linear.bias.detach()
+        self._packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Args: (..., in features) float32. Returns (..., out features) float32."""
+        output: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, self._packed)
+        return output
+
+
+class Int8Linear(nn.Module):
+    """`nn.Linear` with int8 weights, one scale an output feature; activations are quantised as they come.
+
+    They get one scale for all rows of a batch, so what a row computes depends a little on its neighbours.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # they say that they are to go
+            quantised = torch.quantize_per_channel(
+                weight, scales, torch.zeros(len(scales), dtype=torch.int), 0, torch.qint8
+            )
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
+        # Without VNNI the kernel adds pairs of products in 16 bits, which overflow unless activations keep to 7 bits.
+        capabilities = torch.cpu.get_capabilities()
+        self._seven_bits = not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Args: (..., in features). Returns (..., out features), in the format of the inputs."""
+        output = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed, self._seven_bits)
+        return output.to(inputs.dtype)
+
+
+class HalfEmbedding(nn.Module):
+    """`nn.Embedding` that returns float32 from weights kept in bfloat16, where they were released in it."""
+
+    def __init__(self, embedding: nn.Embedding):
+        super().__init__()
+        self._weight = embedding.weight.detach().bfloat16()
+        if embedding.weight.dtype != torch.float32 or not torch.equal(self._weight.float(), embedding.weight):
+            raise UnsuitableLayer
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Args: (...) token ids. Returns (..., hidden) float32."""
+        return nn.functional.embedding(tokens, self._weight).float()
+
+
+Layout = Callable[[nn.Linear], nn.Module]
+
+_FEW_ROWS: tuple[Layout, ...] = (HalfLinear, PackedLinear)
+_MANY_ROWS: tuple[Layout, ...] = (PackedLinear,)
+
+
+def pack(audio: nn.Module, text: nn.Module, quantization: Quantization) -> str:
+    """Lay out the weights of a model that runs on the CPU, in place; the plain ones are dropped.
+
+    Args:
+        audio: what only ever sees many rows at a time, and is bound by arithmetic: float16 weights would only cost.
+        text: what decodes, with its head.
+        quantization: `int8` replaces the weights by rounded ones.
+
+    Returns the name of each layout used and how many layers have it, for the log. A layer whose layout this build of
+    torch lacks keeps its plain weight.
+
+    Raises:
+        NotImplementedError: `int8` was asked for and this build of torch cannot do it.
+    """
+    used: dict[str, int] = {}
+    for part, layouts in ((audio, _MANY_ROWS), (text, _FEW_ROWS)):
+        for parent, name, linear in _linears(part):
+            packed = _first_that_works((Int8Linear,) if quantization == "int8" else layouts, linear)
+            if quantization == "int8" and packed is linear:
+                raise NotImplementedError("quantization 'int8' needs an operator that this build of torch lacks.")
+            setattr(parent, name, packed)
+            used[type(packed).__name__] = used.get(type(packed).__name__, 0) + 1
+    for parent, name, embedding in _embeddings(text):
+        with contextlib.suppress(UnsuitableLayer):
+            setattr(parent, name, HalfEmbedding(embedding))
+    return ", ".join(f"{count} {layout}" for layout, count in sorted(used.items()))
+
+
+def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:
+    """The operators are private or old ones of torch, and some do not take every number format: try them."""
+    for layout in layouts:
+        try:
+            packed = layout(linear)
+            packed(torch.zeros(1, linear.in_features, dtype=linear.weight.dtype))
+        except (UnsuitableLayer, AttributeError, NotImplementedError, RuntimeError):
+            continue
+        return packed
+    return linear
+
+
+def _linears(part: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
+    return [(p, name, child) for p in part.modules() for name, child in p.named_children() if type(child) is nn.Linear]
+
+
+def _embeddings(part: nn.Module) -> list[tuple[nn.Module, str, nn.Embedding]]:
+    return [
+        (p, name, child) for p in part.modules() for name, child in p.named_children() if type(child) is nn.Embedding
+    ]
+
+
+def _fits_float16(weight: torch.Tensor) -> bool:
+    if weight.abs().max() > _FLOAT16_MAX:
+        return False
+    return bool((weight.half().float() - weight).abs().max() <= _FLOAT16_STEP / 2)

@@ -1,0 +1,79 @@
+"""From settings to an engine that is ready to transcribe, in the process of a replica."""
+
+import logging
+import time
+
+import torch
+
+from deployments.asr.checkpoint import Checkpoint, load
+from deployments.asr.device import (
+    choose_admission,
+    choose_attention,
+    choose_device,
+    choose_dtype,
+    choose_slots,
+    choose_threads,
+)
+from deployments.asr.engine import Engine
+from deployments.asr.linear import pack
+from deployments.exceptions import CheckpointError
+from deployments.served_model import ServedModel
+from deployments.settings import Settings
+
+logger = logging.getLogger("ray.serve.asr")
+
+
+def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> Engine:
+    """Load the model onto this replica's device, lay out its weights, and transcribe once.
+
+    Args:
+        settings: the application's.
+        served_model: which checkpoint.
+        num_gpus: GPUs, or the share of one, that this replica was given.
+
+    Raises:
+        CheckpointError: the model cannot be served here; one sentence says why.
+    """
+    started = time.monotonic()
+    device = choose_device(num_gpus)
+    dtype = choose_dtype(settings.dtype, device)
+    torch.set_num_threads(choose_threads(settings, device))
+    checkpoint = load(served_model.checkpoint, dtype=dtype, device=device, attention=choose_attention(device, dtype))
+    layout = _lay_out(checkpoint, settings)
+    slots = choose_slots(settings, checkpoint.model.config.text_config, dtype, device, num_gpus)
+    engine = Engine(
+        checkpoint,
+        slots=slots,
+        slot_tokens=settings.slot_tokens,
+        admission_s=choose_admission(settings, device),
+        graphs=device.type == "cuda" and settings.cuda_graphs,
+    )
+    engine.warm_up()
+    logger.info(
+        "serving %s from %s on %s in %s (%s), %d slots, %d torch threads, ready after %.1f s",
+        served_model.id,
+        served_model.checkpoint,
+        device,
+        dtype,
+        layout,
+        slots,
+        torch.get_num_threads(),
+        time.monotonic() - started,
+    )
+    return engine
+
+
+def _lay_out(checkpoint: Checkpoint, settings: Settings) -> str:
+    if checkpoint.model.device.type != "cpu":
+        if settings.quantization != "none":
+            raise CheckpointError(
+                f"quantization {settings.quantization!r} is for replicas on a CPU; set 'none' for those on a GPU."
+            )
+        # Its plans for masked attention are built anew for every shape, which takes a second each.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        return "plain weights"
+    model = checkpoint.model
+    try:
+        return pack(audio=model.model.audio_tower, text=model, quantization=settings.quantization)
+    except NotImplementedError as error:
+        raise CheckpointError(str(error)) from error

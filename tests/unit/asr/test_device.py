@@ -1,0 +1,57 @@
+"""What a replica computes on, and how large a cache its memory holds."""
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import Qwen3Config
+
+from deployments.asr import device as module
+from deployments.asr.cache import SlotCache, slot_bytes
+from deployments.asr.device import choose_device, choose_slots, choose_threads
+from deployments.exceptions import CheckpointError
+from deployments.settings import Settings
+
+CPU = torch.device("cpu")
+RELEASED = Qwen3Config(num_hidden_layers=28, num_key_value_heads=8, head_dim=128)
+
+
+def _slots(monkeypatch: pytest.MonkeyPatch, free_gib: float, **settings: Any) -> int:
+    monkeypatch.setattr(module, "_free_bytes", lambda *_: int(free_gib * 2**30))
+    return choose_slots(Settings(**settings), RELEASED, torch.bfloat16, CPU, 0)
+
+
+def test_a_slot_takes_what_it_says() -> None:
+    config = Qwen3Config(num_hidden_layers=3, num_key_value_heads=2, head_dim=16)
+    cache = SlotCache(config, slots=4, slot_tokens=50, dtype=torch.float32, device=CPU)
+    taken = sum(tensor.nbytes for tensor in (*cache._keys, *cache._values))
+    assert taken == 4 * slot_bytes(config, 50, torch.float32)
+    assert slot_bytes(RELEASED, 1, torch.bfloat16) == 112 * 1024
+
+
+def test_auto_takes_as_many_slots_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slots(monkeypatch, free_gib=100) == 16
+    assert _slots(monkeypatch, free_gib=1.0) == 4
+    with pytest.raises(CheckpointError, match=r"1 slots of 2048 tokens need 0\.2 GiB and cpu has 0\.1 GiB"):
+        _slots(monkeypatch, free_gib=0.1)
+
+
+def test_slots_that_were_set_must_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _slots(monkeypatch, free_gib=100, slots=40) == 40
+    with pytest.raises(CheckpointError, match="40 slots"):
+        _slots(monkeypatch, free_gib=5, slots=40)
+
+
+def test_free_memory_is_measured() -> None:
+    assert 0 < module._free_bytes(CPU, 0) < 2**50
+
+
+def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(CheckpointError, match="sees no GPU"):
+        choose_device(1.0)
+
+
+def test_threads_are_those_that_were_set() -> None:
+    assert choose_threads(Settings(torch_threads=3), CPU) == 3
+    assert choose_threads(Settings(), torch.device("cuda")) == 1

@@ -1,0 +1,135 @@
+"""Packed and quantised layers compute what the plain ones do, within what their format can hold."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from deployments.asr.checkpoint import Checkpoint, load
+from deployments.asr.device import choose_dtype
+from deployments.asr.engine import Engine
+from deployments.asr.linear import HalfEmbedding, HalfLinear, Int8Linear, PackedLinear, UnsuitableLayer, pack
+from deployments.transcription.utterance import Transcription
+from tests.unit.asr.conftest import make_utterance, noise
+
+CPU = torch.device("cpu")
+
+
+def _released(linear: nn.Linear) -> nn.Linear:
+    """With weights as a checkpoint in bfloat16 has them."""
+    with torch.no_grad():
+        linear.weight.copy_(linear.weight.bfloat16())
+    return linear
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", sorted({torch.float32, choose_dtype("auto", CPU)}, key=str))
+@torch.inference_mode()
+def test_packed_is_the_same_but_for_rounding(rows: int, bias: bool, dtype: torch.dtype) -> None:
+    linear = nn.Linear(64, 48, bias=bias, dtype=dtype)
+    inputs = torch.randn(2, rows, 64, dtype=dtype)
+    torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 16, 200])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.inference_mode()
+def test_half_is_the_same_but_for_rounding(rows: int, bias: bool) -> None:
+    linear = _released(nn.Linear(64, 48, bias=bias))
+    inputs = torch.randn(2, rows, 64)
+    torch.testing.assert_close(HalfLinear(linear)(inputs), linear(inputs))
+
+
+@pytest.mark.parametrize(
+    "weight", [torch.full((4, 4), 1 / 3), torch.full((4, 4), 1e5), torch.tensor([[1.0 + 2**-12, 0.0]])]
+)
+def test_a_weight_that_float16_would_round_is_refused(weight: torch.Tensor) -> None:
+    linear = nn.Linear(weight.shape[1], weight.shape[0])
+    with torch.no_grad():
+        linear.weight.copy_(weight)
+    with pytest.raises(UnsuitableLayer):
+        HalfLinear(linear)
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+@torch.inference_mode()
+def test_int8_is_within_two_percent(rows: int) -> None:
+    linear = nn.Linear(512, 256)
+    inputs = torch.randn(rows, 512)
+    expected = linear(inputs)
+    error = (Int8Linear(linear)(inputs) - expected).norm() / expected.norm()
+    assert error < 0.025
+
+
+@torch.inference_mode()
+def test_large_activations_do_not_overflow() -> None:
+    linear = nn.Linear(64, 8, bias=False)
+    linear.weight.fill_(1.0)
+    inputs = torch.full((4, 64), 100.0)
+    torch.testing.assert_close(Int8Linear(linear)(inputs), torch.full((4, 8), 6400.0), rtol=0.02, atol=0)
+
+
+@torch.inference_mode()
+def test_an_embedding_is_kept_in_half_only_where_nothing_is_lost() -> None:
+    embedding = nn.Embedding(10, 4)
+    with pytest.raises(UnsuitableLayer):
+        HalfEmbedding(embedding)
+    embedding.weight.copy_(embedding.weight.bfloat16())
+    tokens = torch.tensor([[3, 3], [0, 9]])
+    assert torch.equal(HalfEmbedding(embedding)(tokens), embedding(tokens))
+
+
+def _parts() -> tuple[nn.Module, nn.Module]:
+    audio = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
+    text = nn.Sequential(nn.Embedding(10, 8), _released(nn.Linear(8, 8)), nn.Linear(8, 8))
+    return audio, text
+
+
+def test_each_layer_gets_the_layout_that_suits_it() -> None:
+    audio, text = _parts()
+    layout = pack(audio, text, "none")
+    assert layout == "1 HalfLinear, 3 PackedLinear"
+    assert [type(layer) for layer in text.children()] == [nn.Embedding, HalfLinear, PackedLinear]
+    assert sum(parameter.numel() for parameter in audio.parameters()) == 8 + 4, "only the biases are left"
+
+
+def test_int8_is_for_every_layer() -> None:
+    assert pack(*_parts(), "int8") == "4 Int8Linear"
+
+
+def test_layers_stay_plain_where_the_operators_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(self: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        raise AttributeError("no such operator")
+
+    for layout in (PackedLinear, HalfLinear, Int8Linear):
+        monkeypatch.setattr(layout, "forward", missing)
+    audio, text = _parts()
+    before = copy.deepcopy(text.state_dict())
+    assert pack(audio, text, "none") == "4 Linear"
+    assert text.state_dict().keys() == before.keys()
+    with pytest.raises(NotImplementedError, match="int8"):
+        pack(audio, text, "int8")
+
+
+@pytest.mark.parametrize("released", [torch.bfloat16, torch.float32])
+def test_the_packed_model_answers_the_same(native_folder: Path, released: torch.dtype) -> None:
+    """Of a checkpoint released in bfloat16 it runs with float16 weights, of one in float32 with packed ones."""
+    utterances = [make_utterance(noise(seconds, seed=i), max_new_tokens=20) for i, seconds in enumerate([0.5, 2, 5])]
+
+    def answers(packed: bool) -> list[str]:
+        checkpoint: Checkpoint = load(str(native_folder), dtype=released, device=CPU)
+        checkpoint.model.float()
+        if packed:
+            pack(checkpoint.model.model.audio_tower, checkpoint.model, "none")
+        engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0)
+        try:
+            results = engine.transcribe(utterances)
+        finally:
+            engine.stop()
+        return [result.text for result in results if isinstance(result, Transcription)]
+
+    assert answers(packed=True) == answers(packed=False)
+    assert len(answers(packed=True)) == 3
