@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup serve test lint format train evaluate clean
+.PHONY: help setup serve baseline test lint format train evaluate asr-ci report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
 	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
 	@exec $(BIN)/serve run .build/serve_config.yaml
+
+baseline: .venv/.serve  ## serve it with plain generate, to compare with
+	@mkdir -p .build
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' \
+		-e 's/deployments.app:build/benchmarks.baseline:build/' serve_config.yaml > .build/baseline_config.yaml
+	@PYTHONPATH=. exec $(BIN)/serve run .build/baseline_config.yaml
 
 test: .venv/.dev  ## run all tests
 	$(BIN)/python -m pytest
@@ -43,6 +49,12 @@ train: .venv/.dev  ## train the demo checkpoint again (hours; needs espeak-ng an
 
 evaluate: .venv/.dev  ## measure the demo checkpoint's error rates (needs espeak-ng and flite)
 	$(BIN)/python -m benchmarks.demo_checkpoint.evaluate
+
+asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordings
+	$(BIN)/python -m benchmarks.asr_ci
+
+report: .venv/.dev  ## put the measured figures into docs/performance.md
+	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the other targets made, but no training data
 	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -5,186 +5,130 @@
 
 A closed loop keeps that many requests open at all times; Poisson arrivals come at `--rate` a second whether or not the
 service keeps up. Clips are noise of different seeds, so no cache helps, unless `--clips` names a folder of recordings.
-`--max-new-tokens` fixes the length of the answers of random weights (an extension of ours; others may ignore it).
+`--max-new-tokens` fixes the length of the answers of random weights. It is an extension of ours; what another service
+calls it can be sent with `--extra`, such as `--extra max_completion_tokens=40`.
 """
 
 import argparse
 import asyncio
-import io
-import json
 import random
-import statistics
-import time
-import wave
-from dataclasses import asdict, dataclass
+import sys
 from pathlib import Path
 
-import httpx
-import numpy as np
+from benchmarks import clips, machine, results
+from benchmarks.client import Client, Clip, Run, Statistics, closed_loop, failures, poisson
+from benchmarks.results import Cell
 
-from benchmarks import machine
-
-SAMPLE_RATE = 16_000
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One upload and what is asked of it."""
-
-    upload: bytes
-    seconds: float
-    max_new_tokens: int | None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one kind of load gave."""
-
-    load: str
-    requests: int
-    failed: int
-    p50_s: float
-    p95_s: float
-    requests_per_s: float
-    audio_s_per_s: float
+COLUMNS = [
+    "load",
+    "requests",
+    "failed",
+    "mean s",
+    "p50 s",
+    "p95 s",
+    "RTF mean",
+    "RTF p95",
+    "requests/s",
+    "audio s/s",
+]
 
 
-class Client:
-    """Sends clips and keeps the time."""
-
-    def __init__(self, url: str, model: str, api_key: str):
-        self._url = f"{url.rstrip('/')}/audio/transcriptions"
-        self._model = model
-        self._http = httpx.AsyncClient(
-            timeout=600, headers={"Authorization": f"Bearer {api_key}"}, limits=httpx.Limits(max_connections=None)
-        )
-
-    async def transcribe(self, clip: Clip) -> float | None:
-        """Seconds until the whole answer was there; None where it was an error."""
-        fields = {"model": self._model}
-        if clip.max_new_tokens:
-            fields["max_new_tokens"] = str(clip.max_new_tokens)
-        started = time.perf_counter()
-        response = await self._http.post(self._url, data=fields, files={"file": ("clip.wav", clip.upload)})
-        return time.perf_counter() - started if response.status_code == 200 else None
-
-
-async def closed_loop(client: Client, clips: list[Clip], concurrency: int) -> Outcome:
-    """Send all clips, `concurrency` at a time."""
-    waiting = iter(clips)
-    latencies: list[float | None] = []
-
-    async def work() -> None:
-        for clip in waiting:
-            latencies.append(await client.transcribe(clip))
-
-    started = time.perf_counter()
-    await asyncio.gather(*(work() for _ in range(concurrency)))
-    return _outcome(f"concurrency {concurrency}", clips, latencies, time.perf_counter() - started)
-
-
-async def poisson(client: Client, clips: list[Clip], rate: float, rng: random.Random) -> Outcome:
-    """Send each clip at its time, `rate` a second on average."""
-
-    async def arrive(clip: Clip, at: float) -> float | None:
-        await asyncio.sleep(at)
-        return await client.transcribe(clip)
-
-    times: list[float] = []
-    for _ in clips:
-        times.append((times[-1] if times else 0.0) + rng.expovariate(rate))
-    started = time.perf_counter()
-    latencies = await asyncio.gather(*(arrive(clip, at) for clip, at in zip(clips, times, strict=True)))
-    return _outcome(f"Poisson {rate:g}/s", clips, list(latencies), time.perf_counter() - started)
-
-
-def _outcome(load: str, clips: list[Clip], latencies: list[float | None], took: float) -> Outcome:
-    answered = [latency for latency in latencies if latency is not None]
-    if len(answered) < 2:
-        raise SystemExit(f"{load}: {len(latencies) - len(answered)} of {len(latencies)} requests failed")
-    return Outcome(
-        load,
-        requests=len(latencies),
-        failed=len(latencies) - len(answered),
-        p50_s=statistics.median(answered),
-        p95_s=statistics.quantiles(answered, n=20)[-1],
-        requests_per_s=len(answered) / took,
-        audio_s_per_s=sum(clip.seconds for clip in clips) / took,
-    )
-
-
-def _noise_clip(seconds: float, max_new_tokens: int | None, seed: int) -> Clip:
-    samples = np.random.default_rng(seed).normal(0, 3000, round(seconds * SAMPLE_RATE)).astype("<i2")
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(samples.tobytes())
-    return Clip(file.getvalue(), seconds, max_new_tokens)
-
-
-def _recorded_clips(folder: Path) -> list[Clip]:
-    from deployments.audio.decode import decode
-
-    clips = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix in {".wav", ".flac", ".mp3", ".ogg", ".m4a"}):
-        with path.open("rb") as file:
-            seconds = len(decode(file, max_duration_s=3600)) / SAMPLE_RATE
-        clips.append(Clip(path.read_bytes(), seconds, None))
-    return clips
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--api-key", default="none")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What describes a load, whichever service it goes to."""
     parser.add_argument("--concurrency", type=int, nargs="*", default=[1, 4, 8, 16])
-    parser.add_argument("--rate", type=float, help="Poisson arrivals a second, in place of the closed loops")
+    parser.add_argument(
+        "--rate", type=float, nargs="+", default=[], help="Poisson arrivals a second, in place of the closed loops"
+    )
     parser.add_argument("--requests", type=int, default=32, help="for each load")
     parser.add_argument("--seconds", type=float, nargs=2, default=[10.0, 10.0], help="shortest and longest clip")
     parser.add_argument("--max-new-tokens", type=int, nargs=2, default=None, help="fewest and most")
     parser.add_argument("--clips", type=Path, help="folder of recordings to send in place of noise, over and over")
-    parser.add_argument("--json", type=Path, help="where to write the figures, with machine and versions")
-    return parser
+    parser.add_argument(
+        "--extra",
+        type=form_field,
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a further form field of every request; may be given several times",
+    )
+    parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
 
 
-async def _run(arguments: argparse.Namespace) -> list[Outcome]:
-    rng = random.Random(0)
-    client = Client(arguments.url, arguments.model, arguments.api_key)
-    recorded = _recorded_clips(arguments.clips) if arguments.clips else []
+def form_field(text: str) -> tuple[str, str]:
+    """`KEY=VALUE` of a command line."""
+    key, separator, value = text.partition("=")
+    if not key or not separator:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    return key, value
 
-    def clips(load: int) -> list[Clip]:
-        if recorded:
-            return [recorded[i % len(recorded)] for i in range(arguments.requests)]
-        tokens = arguments.max_new_tokens
-        return [
-            _noise_clip(rng.uniform(*arguments.seconds), rng.randint(*tokens) if tokens else None, seed=1000 * load + i)
-            for i in range(arguments.requests)
-        ]
 
-    await client.transcribe(clips(load=0)[0])
+def make_clips(arguments: argparse.Namespace, load: int) -> list[Clip]:
+    """The clips of one load; the same arguments always make the same ones."""
+    if arguments.clips:
+        recorded = clips.folder(arguments.clips)
+        return [recorded[i % len(recorded)] for i in range(arguments.requests)]
+    rng = random.Random(load)
+    made = []
+    for i in range(arguments.requests):
+        budget = {"max_new_tokens": str(rng.randint(*arguments.max_new_tokens))} if arguments.max_new_tokens else {}
+        made.append(clips.noise(rng.uniform(*arguments.seconds), seed=1000 * load + i, fields=budget))
+    return made
+
+
+async def run(client: Client, arguments: argparse.Namespace) -> dict[str, Run]:
+    """One request to warm up, then the loads one after the other; by name."""
+    await client.transcribe(make_clips(arguments, load=0)[0])
     if arguments.rate:
-        return [await poisson(client, clips(load=1), arguments.rate, rng)]
-    return [await closed_loop(client, clips(load), load) for load in arguments.concurrency]
+        return {
+            f"Poisson {rate:g}/s": await poisson(client, make_clips(arguments, i), rate, random.Random(i))
+            for i, rate in enumerate(arguments.rate, start=1)
+        }
+    return {
+        f"concurrency {concurrency}": await closed_loop(client, make_clips(arguments, concurrency), concurrency)
+        for concurrency in arguments.concurrency
+    }
+
+
+def row(name: str, of: Statistics) -> list[Cell]:
+    """The cells of `COLUMNS`."""
+    return [
+        name,
+        of.requests,
+        of.failed,
+        of.mean_s,
+        of.p50_s,
+        of.p95_s,
+        of.rtf_mean,
+        of.rtf_p95,
+        of.requests_per_s,
+        of.audio_s_per_s,
+    ]
+
+
+async def _measure(arguments: argparse.Namespace) -> dict[str, Run]:
+    async with Client(arguments.url, arguments.model, arguments.api_key, dict(arguments.extra)) as client:
+        return await run(client, arguments)
 
 
 def main() -> None:
     """Run the loads one after the other and print a table."""
-    arguments = _parser().parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--api-key", default="none")
+    add_arguments(parser)
+    arguments = parser.parse_args()
     print(machine.describe())
-    outcomes = asyncio.run(_run(arguments))
-    print("| load | requests | failed | p50 s | p95 s | requests/s | audio s/s |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
-    for o in outcomes:
-        print(
-            f"| {o.load} | {o.requests} | {o.failed} | {o.p50_s:.2f} | {o.p95_s:.2f} "
-            f"| {o.requests_per_s:.2f} | {o.audio_s_per_s:.1f} |"
-        )
-    if arguments.json:
-        report = {"machine": machine.describe(), "outcomes": [asdict(outcome) for outcome in outcomes]}
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    runs = asyncio.run(_measure(arguments))
+    statistics = {name: Statistics.of(of) for name, of in runs.items()}
+    rows = [row(name, of) for name, of in statistics.items()]
+    print(results.table(COLUMNS, rows))
+    for line in failures(runs.values()):
+        print(line)
+    if any(of.failed == of.requests for of in statistics.values()):
+        sys.exit("a load got no answer at all")
+    if arguments.save:
+        print(results.save(arguments.save, results.command_line("benchmarks.load"), {}, COLUMNS, rows))
 
 
 if __name__ == "__main__":

@@ -12,15 +12,24 @@ PACKAGES = ("ray", "torch", "transformers", "av", "soxr")
 
 def describe() -> str:
     """Processor, cores, memory and the versions that matter, in two lines."""
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor(),
-    )
+    return f"machine: {hardware()}\nversions: {', '.join(f'{name} {version}' for name, version in versions().items())}"
+
+
+def hardware() -> str:
+    """Processor, cores this process may run on, memory, and GPUs where there are any."""
+    cpu = _field("/proc/cpuinfo", "model name") or platform.processor()
     cores = len(os.sched_getaffinity(0))
     memory = psutil.virtual_memory().total / 2**30
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
-    return f"machine: {cpu}, {cores} cores, {memory:.0f} GiB\nversions: Python {platform.python_version()}, {versions}"
+    gpus = [_field(str(path), "Model") for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))]
+    return ", ".join([cpu, f"{cores} cores", f"{memory:.0f} GiB", *(gpu for gpu in gpus if gpu)])
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+def versions() -> dict[str, str]:
+    """Python's, and those of the packages that decide about speed."""
+    return {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def _field(path: str, name: str) -> str | None:
+    """The first value of `name: value` lines in a file of /proc."""
+    lines = Path(path).read_text().splitlines() if Path(path).exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), None)

@@ -1,5 +1,6 @@
 """Runs `make serve` as a user does, for benchmarks and end-to-end tests."""
 
+import contextlib
 import os
 import re
 import signal
@@ -7,25 +8,44 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
 
 import psutil
 import requests
 
+from deployments.settings import ENVIRONMENT_PREFIX
+
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 180
+STOP_TIMEOUT_S = 60
+"""For make itself."""
+END_TIMEOUT_S = 30
+"""For what it started, after that."""
+
+Target = Literal["serve", "baseline"]
+"""What make starts: this project's service, or what it is compared with (`benchmarks/baseline.py`)."""
+
+
+def settings_in_environment() -> dict[str, str]:
+    """The settings that a service started from here gets (`ASR_MODEL`, ...)."""
+    return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT_PREFIX)}
 
 
 class Service:
-    """`make serve PORT=...` as a child process, its output in `log`."""
+    """`make serve PORT=...` (or `make baseline PORT=...`) as a child process, its output in `log`.
 
-    def __init__(self, log: Path, **environment: str):
+    Keyword arguments are settings as in the environment: `ASR_MODEL="..."`. Leaving it as a context manager ends it.
+    """
+
+    def __init__(self, log: Path, target: Target = "serve", **environment: str):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.process = subprocess.Popen(
-            ["make", "serve", f"PORT={port}"],
+            ["make", target, f"PORT={port}"],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
@@ -34,6 +54,14 @@ class Service:
             start_new_session=True,
         )
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
     def wait_until_ready(self) -> None:
         """Return when HTTP answers. The model may still be loading; a transcription then waits for it."""
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -41,7 +69,7 @@ class Service:
             try:
                 if requests.get(f"{self.url}/v1/models", timeout=5).ok:
                     return
-            except requests.ConnectionError:
+            except requests.RequestException:
                 pass
             time.sleep(0.5)
         raise AssertionError(f"the service did not start:\n{self.log.read_text()[-4000:]}")
@@ -54,15 +82,32 @@ class Service:
         return found[0]
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> list[psutil.Process]:
-        """End it; return what it had started and is still alive afterwards.
+        """End it; return what it had started and is still alive afterwards, which is then killed.
 
         SIGTERM goes to make alone, as a supervisor sends it; SIGINT to its process group, as a terminal's Ctrl-C does.
         """
-        started = psutil.Process(self.process.pid).children(recursive=True)
-        if how == signal.SIGINT:
-            os.killpg(self.process.pid, how)
-        else:
-            self.process.send_signal(how)
-        self.process.wait(60)
-        _, alive = psutil.wait_procs(started, timeout=30)
+        if self.process.poll() is None:
+            if how == signal.SIGINT:
+                os.killpg(self.process.pid, how)
+            else:
+                self.process.send_signal(how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_TIMEOUT_S)
+        psutil.wait_procs(self._started(), timeout=END_TIMEOUT_S)
+        alive = self._started()
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(alive, timeout=10)
+        self.process.wait(10)
         return alive
+
+    def _started(self) -> list[psutil.Process]:
+        """Every living process of the session that make leads, also those whose parents are gone."""
+        return [process for process in psutil.process_iter() if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False

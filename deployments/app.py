@@ -1,6 +1,6 @@
 """The application: the only place where deployments are wired together."""
 
-import logging
+from typing import Any
 
 import ray
 from ray.serve import Application
@@ -11,8 +11,6 @@ from deployments.ingress.deployment import Ingress
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 
-logger = logging.getLogger("ray.serve.asr")
-
 
 def build(args: Settings) -> Application:
     """Build the application from `args:` of the config file; `serve run` calls this.
@@ -20,12 +18,25 @@ def build(args: Settings) -> Application:
     Raises:
         CheckpointError: the configured model cannot be served; nothing is deployed.
     """
-    served_model = ServedModel.of(args)
+    return wire(args, ASR)
+
+
+def wire(settings: Settings, asr: Any) -> Application:
+    """Put the ingress in front of an ASR deployment.
+
+    Args:
+        settings: the application's.
+        asr: `ASR`, or another deployment that is constructed and called as it is.
+
+    Raises:
+        CheckpointError: the configured model cannot be served.
+    """
+    served_model = ServedModel.of(settings)
     check_files(served_model.checkpoint)
-    num_gpus = _gpus_per_replica(args)
+    num_gpus = _gpus_per_replica(settings)
+    asr = asr.options(ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus})
     # serve.deployment returns a Deployment, which a type checker cannot see through a class decorator.
-    asr = ASR.options(ray_actor_options={"num_cpus": args.num_cpus, "num_gpus": num_gpus})  # type: ignore[attr-defined]
-    return Ingress.bind(args, served_model, asr.bind(args, served_model, num_gpus))  # type: ignore[attr-defined]
+    return Ingress.bind(settings, served_model, asr.bind(settings, served_model, num_gpus))  # type: ignore[attr-defined]
 
 
 def _gpus_per_replica(settings: Settings) -> float:

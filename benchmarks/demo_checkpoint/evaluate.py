@@ -1,9 +1,10 @@
 """Measure the demo checkpoint on speech it never saw, in auto-language mode.
 
-    python -m benchmarks.demo_checkpoint.evaluate [--checkpoint DIR] [--sentences 300]
+    python -m benchmarks.demo_checkpoint.evaluate [--checkpoint DIR] [--sentences 300] [--quantization int8]
 
-Prints one line per group of recordings and per voice, writes the same to `metrics.json` beside the weights, and
-puts the table into the model card there. Needs flite and espeak-ng.
+Transcribes with the service's own engine. Prints one line per group of recordings and per voice, writes the same to
+`metrics.json` beside the weights, and puts the table into the model card there; with `--quantization` it only prints,
+and keeps the groups under `--save NAME` for docs/performance.md. Needs flite and espeak-ng.
 """
 
 import argparse
@@ -15,14 +16,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import torch
-from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration
 
-from benchmarks.demo_checkpoint import decode, grammar, testset
+from benchmarks import results
+from benchmarks.demo_checkpoint import grammar, testset
 from benchmarks.demo_checkpoint.decode import Answer
 from benchmarks.demo_checkpoint.export import EXPORTED, WORK
 from benchmarks.demo_checkpoint.grammar import Language
 from benchmarks.demo_checkpoint.testset import Item
+from deployments.asr.checkpoint import load
+from deployments.asr.engine import Engine
+from deployments.asr.linear import Quantization, pack
+from deployments.transcription.utterance import Utterance
 
 TABLE_START, TABLE_END = "<!-- metrics -->", "<!-- end of metrics -->"
 
@@ -56,14 +62,22 @@ def _spaced(text: str, language: Language) -> str:
     return " ".join(grammar.units(grammar.normalise(text), language))
 
 
-def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
+def evaluate(checkpoint: Path, sentences: int, quantization: Quantization = "none") -> list[Score]:
     """Score every group of the test set, then every trained voice on its own."""
-    processor = AutoProcessor.from_pretrained(checkpoint)
-    model = Qwen3ASRForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    loaded = load(str(checkpoint), dtype=torch.float32, device=torch.device("cpu"))
+    pack(loaded.model.model.audio_tower, loaded.model, quantization)
+    engine = Engine(loaded, slots=16, slot_tokens=1024, admission_s=10.0)
+    try:
+        return _evaluate(engine, sentences)
+    finally:
+        engine.stop()
+
+
+def _evaluate(engine: Engine, sentences: int) -> list[Score]:
     scores: list[Score] = []
     by_voice: dict[tuple[Language, str], list[tuple[Item, Answer]]] = defaultdict(list)
     for group in testset.build(sentences, WORK / "corpus"):
-        answers = decode.transcribe(model, processor, [item.waveform for item in group.items])
+        answers = _transcribe(engine, [item.waveform for item in group.items])
         scores.append(score(group.name, group.language, group.items, answers))
         if group.language and group.name == "trained voices":
             for item, answer in zip(group.items, answers, strict=True):
@@ -72,6 +86,16 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
         items, answers = [item for item, _ in pairs], [answer for _, answer in pairs]
         scores.append(score(f"voice {voice}", language, items, answers))
     return scores
+
+
+def _transcribe(engine: Engine, waveforms: list[np.ndarray]) -> list[Answer]:
+    """Greedy, in auto-language mode."""
+    answers = []
+    for result in engine.transcribe([Utterance(waveform) for waveform in waveforms]):
+        if isinstance(result, Exception):
+            raise result
+        answers.append(Answer(result.language, result.text))
+    return answers
 
 
 def table(scores: Iterable[Score]) -> str:
@@ -100,12 +124,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
     parser.add_argument("--sentences", type=int, default=300, help="test sentences per language")
+    parser.add_argument("--quantization", choices=("none", "int8"), default="none")
+    parser.add_argument("--save", metavar="NAME", help="keep the groups of recordings for docs/performance.md")
     arguments = parser.parse_args()
     began = time.monotonic()
-    scores = evaluate(arguments.checkpoint, arguments.sentences)
+    scores = evaluate(arguments.checkpoint, arguments.sentences, arguments.quantization)
     print(table(scores))
     print(f"{time.monotonic() - began:.0f} s")
-    write(scores, arguments.checkpoint)
+    if arguments.quantization == "none":
+        write(scores, arguments.checkpoint)
+    if arguments.save:
+        columns = ["recordings", "language", "clips", "error rate %", "language right %"]
+        rows = [list(asdict(line).values()) for line in scores if not line.group.startswith("voice ")]
+        results.save(arguments.save, results.command_line("benchmarks.demo_checkpoint.evaluate"), {}, columns, rows)
 
 
 if __name__ == "__main__":

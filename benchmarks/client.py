@@ -1,0 +1,198 @@
+"""Clips sent to any OpenAI-compatible transcription service, in a closed loop or as Poisson arrivals, and the times.
+
+What fails is counted, with its reason; statistics are of the answered requests alone.
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+TIMEOUT_S = 600
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One upload and what is asked of it."""
+
+    upload: bytes
+    seconds: float
+    name: str = "clip.wav"
+    """File name of the upload; some services go by its ending."""
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Form fields of this request alone, beside the model."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A clip and what came back."""
+
+    clip: Clip
+    latency_s: float
+    """Until the whole answer, or the error, was there."""
+    text: str | None
+    """None where it failed."""
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """All exchanges of one load, in the order of its clips."""
+
+    exchanges: Sequence[Exchange]
+    took_s: float
+    """From the first request to the last answer."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """One load in figures. Means, percentiles and rates are of answered requests, None where there are none.
+
+    `rtf` is the real-time factor: latency over the seconds of audio.
+    """
+
+    requests: int
+    failed: int
+    mean_s: float | None
+    p50_s: float | None
+    p95_s: float | None
+    rtf_mean: float | None
+    rtf_p95: float | None
+    requests_per_s: float
+    audio_s_per_s: float
+
+    @classmethod
+    def of(cls, run: Run) -> "Statistics":
+        """Sum up a run."""
+        answered = [exchange for exchange in run.exchanges if exchange.error is None]
+        latencies = [exchange.latency_s for exchange in answered]
+        factors = [exchange.latency_s / exchange.clip.seconds for exchange in answered]
+        return cls(
+            requests=len(run.exchanges),
+            failed=len(run.exchanges) - len(answered),
+            mean_s=statistics.mean(latencies) if latencies else None,
+            p50_s=percentile(latencies, 50),
+            p95_s=percentile(latencies, 95),
+            rtf_mean=statistics.mean(factors) if factors else None,
+            rtf_p95=percentile(factors, 95),
+            requests_per_s=len(answered) / run.took_s,
+            audio_s_per_s=sum(exchange.clip.seconds for exchange in answered) / run.took_s,
+        )
+
+
+class Client:
+    """Sends clips and keeps the time.
+
+    Args:
+        url: what OpenAI's SDK calls the base URL, such as `http://127.0.0.1:8000/v1`.
+        model: sent as `model`; by default the first one that the service lists.
+        api_key: sent as bearer token.
+        fields: further form fields of every request.
+    """
+
+    def __init__(
+        self, url: str, model: str | None = None, api_key: str = "none", fields: Mapping[str, str] | None = None
+    ):
+        self._url = url.rstrip("/")
+        self._model = model
+        self._fields = dict(fields or {})
+        self._http = httpx.AsyncClient(
+            timeout=TIMEOUT_S,
+            headers={"Authorization": f"Bearer {api_key}"},
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,  # a proxy of the environment would be measured with it
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def model(self) -> str:
+        """The model that is asked for.
+
+        Raises:
+            httpx.HTTPError: none was given and the service lists none.
+        """
+        if self._model is None:
+            response = await self._http.get(f"{self._url}/models")
+            response.raise_for_status()
+            self._model = str(response.json()["data"][0]["id"])
+        return self._model
+
+    async def transcribe(self, clip: Clip) -> Exchange:
+        """Send one clip; never raises for what the service or the network does."""
+        fields = {"model": await self.model(), **self._fields, **clip.fields}
+        started = time.perf_counter()
+        try:
+            response = await self._http.post(
+                f"{self._url}/audio/transcriptions", data=fields, files={"file": (clip.name, clip.upload)}
+            )
+            text, error = _read(response)
+        except httpx.HTTPError as failure:
+            text, error = None, f"{type(failure).__name__} {failure}".strip()
+        return Exchange(clip, time.perf_counter() - started, text, error)
+
+
+def _read(response: httpx.Response) -> tuple[str | None, str | None]:
+    """The text of an answer, or what is wrong with it."""
+    if response.status_code != 200:
+        return None, f"{response.status_code} {' '.join(response.text.split())[:200]}"
+    try:
+        return str(response.json()["text"]), None
+    except (ValueError, KeyError, TypeError):
+        return None, f"200 without a text: {response.text[:200]}"
+
+
+async def closed_loop(client: Client, clips: Sequence[Clip], concurrency: int) -> Run:
+    """Send all clips, with `concurrency` requests open at all times."""
+    await client.model()
+    waiting = iter(enumerate(clips))
+    exchanges: dict[int, Exchange] = {}
+
+    async def work() -> None:
+        for index, clip in waiting:
+            exchanges[index] = await client.transcribe(clip)
+
+    started = time.perf_counter()
+    await asyncio.gather(*(work() for _ in range(concurrency)))
+    return Run([exchanges[index] for index in range(len(clips))], time.perf_counter() - started)
+
+
+async def poisson(client: Client, clips: Sequence[Clip], rate: float, rng: random.Random) -> Run:
+    """Send each clip at its time, `rate` a second on average, whether or not the service keeps up."""
+    await client.model()
+
+    async def arrive(clip: Clip, at: float) -> Exchange:
+        await asyncio.sleep(at)
+        return await client.transcribe(clip)
+
+    times: list[float] = []
+    for _ in clips:
+        times.append((times[-1] if times else 0.0) + rng.expovariate(rate))
+    started = time.perf_counter()
+    exchanges = await asyncio.gather(*(arrive(clip, at) for clip, at in zip(clips, times, strict=True)))
+    return Run(exchanges, time.perf_counter() - started)
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The value that `percent` of them do not exceed, interpolated between neighbours; None of none."""
+    if len(values) < 2:
+        return values[0] if values else None
+    return statistics.quantiles(values, n=100, method="inclusive")[percent - 1]
+
+
+def failures(runs: Iterable[Run]) -> list[str]:
+    """One line for each reason that requests failed for, the commonest first."""
+    reasons = Counter(exchange.error for run in runs for exchange in run.exchanges if exchange.error is not None)
+    return [f"{count} failed: {reason}" for reason, count in reasons.most_common()]
