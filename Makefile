@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup serve baseline test lint format train evaluate asr-ci report clean
+.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,6 +34,9 @@ baseline: .venv/.serve  ## serve it with plain generate, to compare with
 
 test: .venv/.dev  ## run all tests
 	$(BIN)/python -m pytest
+
+test-gpu: .venv/.dev  ## run the tests that need a GPU
+	$(BIN)/python -m pytest -m gpu tests/unit
 
 lint: .venv/.dev  ## check style and types
 	$(BIN)/ruff check .

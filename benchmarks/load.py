@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rate", type=float, nargs="+", default=[], help="Poisson arrivals a second, in place of the closed loops"
     )
-    parser.add_argument("--requests", type=int, default=32, help="for each load")
+    parser.add_argument("--requests", type=int, nargs="+", default=[32], help="of each load, or of all")
     parser.add_argument("--seconds", type=float, nargs=2, default=[10.0, 10.0], help="shortest and longest clip")
     parser.add_argument("--max-new-tokens", type=int, nargs=2, default=None, help="fewest and most")
     parser.add_argument("--clips", type=Path, help="folder of recordings to send in place of noise, over and over")
@@ -62,14 +62,14 @@ def form_field(text: str) -> tuple[str, str]:
     return key, value
 
 
-def make_clips(arguments: argparse.Namespace, load: int) -> list[Clip]:
+def make_clips(arguments: argparse.Namespace, load: int, requests: int) -> list[Clip]:
     """The clips of one load; the same arguments always make the same ones."""
     if arguments.clips:
         recorded = clips.folder(arguments.clips)
-        return [recorded[i % len(recorded)] for i in range(arguments.requests)]
+        return [recorded[i % len(recorded)] for i in range(requests)]
     rng = random.Random(load)
     made = []
-    for i in range(arguments.requests):
+    for i in range(requests):
         budget = {"max_new_tokens": str(rng.randint(*arguments.max_new_tokens))} if arguments.max_new_tokens else {}
         made.append(clips.noise(rng.uniform(*arguments.seconds), seed=1000 * load + i, fields=budget))
     return made
@@ -77,16 +77,17 @@ def make_clips(arguments: argparse.Namespace, load: int) -> list[Clip]:
 
 async def run(client: Client, arguments: argparse.Namespace) -> dict[str, Run]:
     """One request to warm up, then the loads one after the other; by name."""
-    await client.transcribe(make_clips(arguments, load=0)[0])
-    if arguments.rate:
-        return {
-            f"Poisson {rate:g}/s": await poisson(client, make_clips(arguments, i), rate, random.Random(i))
-            for i, rate in enumerate(arguments.rate, start=1)
-        }
-    return {
-        f"concurrency {concurrency}": await closed_loop(client, make_clips(arguments, concurrency), concurrency)
-        for concurrency in arguments.concurrency
-    }
+    await client.transcribe(make_clips(arguments, load=0, requests=1)[0])
+    loads = arguments.rate or arguments.concurrency
+    counts = arguments.requests if len(arguments.requests) > 1 else arguments.requests * len(loads)
+    runs = {}
+    for i, (load, requests) in enumerate(zip(loads, counts, strict=True), start=1):
+        if arguments.rate:
+            arrivals = poisson(client, make_clips(arguments, i, requests), load, random.Random(i))
+            runs[f"Poisson {load:g}/s"] = await arrivals
+        else:
+            runs[f"concurrency {load}"] = await closed_loop(client, make_clips(arguments, load, requests), load)
+    return runs
 
 
 def row(name: str, of: Statistics) -> list[Cell]:
@@ -116,6 +117,9 @@ def main() -> None:
     parser.add_argument("--url", default="http://127.0.0.1:8000/v1")
     parser.add_argument("--model", required=True)
     parser.add_argument("--api-key", default="none")
+    parser.add_argument(
+        "--server", default="", help="what is measured and how it was started, to keep with the figures"
+    )
     add_arguments(parser)
     arguments = parser.parse_args()
     print(machine.describe())
@@ -128,7 +132,8 @@ def main() -> None:
     if any(of.failed == of.requests for of in statistics.values()):
         sys.exit("a load got no answer at all")
     if arguments.save:
-        print(results.save(arguments.save, results.command_line("benchmarks.load"), {}, COLUMNS, rows))
+        settings: dict[str, Cell] = {"server": arguments.server} if arguments.server else {}
+        print(results.save(arguments.save, results.command_line("benchmarks.load"), settings, COLUMNS, rows))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a figure was measured on: every benchmark prints this first."""
 
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-PACKAGES = ("ray", "torch", "transformers", "av", "soxr")
+PACKAGES = ("ray", "torch", "transformers", "av", "soxr", "qwen-asr")
 
 
 def describe() -> str:
@@ -25,8 +26,12 @@ def hardware() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python's, and those of the packages that decide about speed."""
-    return {"Python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    """Python's, and those of the installed packages that decide about speed."""
+    found = {"Python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def _field(path: str, name: str) -> str | None:

@@ -152,11 +152,11 @@ def test_a_load_is_the_same_for_every_service() -> None:
     load.add_arguments(parser)
     options = "--requests 5 --seconds 0.1 0.3 --max-new-tokens 10 80 --extra a=b=c"
     arguments = parser.parse_args(shlex.split(options))
-    first, again = load.make_clips(arguments, 1), load.make_clips(arguments, 1)
+    first, again = load.make_clips(arguments, 1, 5), load.make_clips(arguments, 1, 5)
     assert first == again
     assert len({clip.upload for clip in first}) == 5
     assert all(0.1 <= clip.seconds <= 0.3 and 10 <= int(clip.fields["max_new_tokens"]) <= 80 for clip in first)
-    assert first != load.make_clips(arguments, 2)
+    assert first != load.make_clips(arguments, 2, 5)
     assert arguments.extra == [("a", "b=c")]
     with pytest.raises(SystemExit):
         parser.parse_args(["--extra", "nothing"])
