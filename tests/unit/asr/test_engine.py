@@ -1,6 +1,7 @@
 """What an utterance is transcribed to is its own affair: exact, bounded, and untouched by its neighbours."""
 
 import random
+import threading
 from typing import Any, cast
 
 import numpy as np
@@ -310,3 +311,36 @@ def test_stopping_cancels_what_is_still_there(checkpoint: Checkpoint) -> None:
     assert all(request.future.done() for request in requests)
     with pytest.raises(RuntimeError, match="thread"):
         engine.check()
+
+
+def test_a_step_that_does_not_end_is_noticed(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, entered = threading.Event(), threading.Event()
+    decode = engine._runner.decode
+
+    def hang(*args: Any, **kwargs: Any) -> torch.Tensor:
+        entered.set()
+        let_go.wait(30)
+        return decode(*args, **kwargs)
+
+    monkeypatch.setattr("deployments.asr.engine.HUNG_AFTER_S", -10.0)
+    monkeypatch.setattr(engine._runner, "decode", hang)
+    request = Request(make_utterance(noise(0.5), max_new_tokens=3))
+    engine.submit([request])
+    entered.wait(30)
+    with pytest.raises(RuntimeError, match="hangs"):
+        engine.check()
+    let_go.set()
+    request.future.result()
+
+
+def test_a_full_admission_budget_lets_others_wait_but_never_the_first(endless: Engine) -> None:
+    """Budget 10 s: the 12 s one is admitted alone, the two of 6 s one after the other."""
+    endless.stop()  # steps by hand from here
+    requests = [Request(make_utterance(noise(seconds), max_new_tokens=50)) for seconds in (12.0, 6.0, 6.0, 1.0)]
+    endless.submit(requests)
+    admitted = []
+    with torch.inference_mode():
+        for _ in range(3):
+            endless.step()
+            admitted.append(len(endless._running))
+    assert admitted == [1, 2, 4]
