@@ -48,6 +48,10 @@ class UnknownModel(ServiceError):
     default_code = "model_not_found"
 
 
+class Unauthenticated(ServiceError):
+    """The request has no API key, or one that is not configured."""
+
+
 class EngineFailure(ServiceError):
     """The model could not transcribe this utterance although the request was valid."""
 
@@ -55,9 +59,23 @@ class EngineFailure(ServiceError):
 
 
 class ServiceUnavailable(ServiceError):
-    """No replica can take the request now; the same request may succeed later."""
+    """No replica can take the request now; the same request may succeed later.
+
+    Attributes:
+        retry_after_s: seconds after which the caller should try again.
+    """
 
     default_code = "server_is_overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1, param: str | None = None, code: str | None = None):
+        super().__init__(message, param=param, code=code)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyRequests(ServiceUnavailable):
+    """As its base, where the operator wants a full queue to be told as the callers' doing."""
+
+    default_code = "rate_limit_exceeded"
 
 
 class DeadlineExceeded(ServiceError):

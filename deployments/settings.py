@@ -6,21 +6,35 @@ size and wait) is not here but in the `user_config` of the ASR deployment, see `
 """
 
 import os
-from typing import Annotated, Literal, Self
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
+from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"
+_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|\*")
 
 
 class Settings(BaseSettings):
     """Configuration of one application. Field descriptions are the documentation (`docs/configuration.md`)."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX, extra="forbid", frozen=True, protected_namespaces=()
+        env_prefix=ENVIRONMENT_PREFIX,
+        extra="forbid",
+        frozen=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # keys are among it
     )
 
     model: str = Field(
@@ -43,6 +57,14 @@ class Settings(BaseSettings):
         default="auto",
         description="Number format of the weights. `auto`: bfloat16 where the hardware computes in it, else float32.",
     )
+    quantization: Literal["none", "int8"] = Field(
+        default="none",
+        description="`int8`, on a CPU: weights rounded to 8 bits, faster and smaller, a little less accurate.",
+    )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="On a GPU, replay each decode step as one recorded graph in place of launching its kernels.",
+    )
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
         description="GPUs per ASR replica; a fraction lets replicas share a card, 0 means CPU. `auto`: 1 if the "
@@ -54,8 +76,10 @@ class Settings(BaseSettings):
         description="Threads torch computes with in one ASR replica. `auto`: all cores the replica may run on when it "
         "computes on the CPU, one when it computes on a GPU.",
     )
-    slots: int = Field(
-        default=16, ge=1, le=1024, description="Utterances that one ASR replica decodes together at most; more wait."
+    slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
+        default="auto",
+        description="Utterances that one ASR replica decodes together at most; more wait. `auto`: as many as the free "
+        "memory holds, up to 16 on a CPU and 256 on a GPU.",
     )
     slot_tokens: int = Field(
         default=2048,
@@ -66,7 +90,7 @@ class Settings(BaseSettings):
     admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
         description="Seconds of audio that may join the running utterances between two decode steps, which wait for "
-        "it; one utterance always may. `auto`: 10 on a CPU, all that wait on a GPU.",
+        "it; one utterance always may. `auto`: 10 on a CPU, 600 on a GPU.",
     )
     default_language: str | None = Field(
         default=None,
@@ -88,7 +112,51 @@ class Settings(BaseSettings):
         default=4, ge=1, description="Recordings that one ingress replica decodes at the same time."
     )
 
-    @field_validator("model_aliases", mode="before")
+    api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
+        default=(),
+        description="Keys that clients must send, as `key` or `name:key` (the name is for the logs), separated by "
+        "commas. A secret: from the environment only, as `ASR_API_KEYS` or `API_KEYS`. Without any key the service is "
+        "open to everybody who reaches it.",
+    )
+    api_keys_file: Path | None = Field(
+        default=None,
+        description="A file with more keys, such as a mounted secret: one a line, `#` begins a comment. Read once, "
+        "when the application is built.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Origins whose web pages may call the service from a browser, such as `https://app.example.com`, "
+        "or `*` for all; in the environment, a comma list. By default none.",
+    )
+    url_input: bool = Field(
+        default=False,
+        description="Let clients send a `url` in place of a file. It is fetched by http or https, up to "
+        "`max_upload_bytes`, and never from a private, loopback, link-local or reserved address.",
+    )
+    url_timeout_s: float = Field(
+        default=30.0, gt=0, le=600, description="Seconds that fetching a `url` may take, redirects included."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_api_keys(cls, values: dict[str, Any]) -> dict[str, Any]:
+        try:
+            keys = parse_api_keys(values.get("api_keys", ""))
+        except ValueError as error:
+            raise ValueError(f"api_keys: {error}") from None
+        if file := values.get("api_keys_file"):
+            keys += read_api_keys(Path(file))
+        return values | {"api_keys": keys}
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"{origin!r} is no origin: write scheme and host, such as https://app.example.com")
+        return value
+
+    @field_validator("model_aliases", "cors_origins", mode="before")
     @classmethod
     def _split_comma_list(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -127,5 +195,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment first: it is the operator at this machine, the file is everybody's default."""
-        return env_settings, init_settings
+        """The environment first: it is the operator at this machine, the file is everybody's default.
+
+        Keys come from the environment alone; `API_KEYS` is what other services call them.
+        """
+        if "api_keys" in init_settings():
+            raise ValueError("api_keys is a secret: set ASR_API_KEYS in the environment, or api_keys_file")
+        plain_name = InitSettingsSource(settings_cls, {"api_keys": os.environ.get("API_KEYS", "")})
+        return env_settings, plain_name, init_settings

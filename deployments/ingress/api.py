@@ -4,9 +4,10 @@ Free of Ray and torch: `deployment.py` runs it in a replica, the tests in millis
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import BinaryIO, Protocol
 
@@ -14,23 +15,32 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
 from deployments.audio.decode import decode as decode_with_ffmpeg
-from deployments.exceptions import DeadlineExceeded, InvalidRequest, ServiceError, UnknownModel
+from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
+from deployments.ingress.deadline import Deadline
 from deployments.ingress.errors import ErrorMiddleware, answer_error
+from deployments.ingress.fetch import fetch as fetch_from_the_internet
 from deployments.ingress.form import requested_model, transcription_request
 from deployments.ingress.formats import render
+from deployments.ingress.keys import ApiKeyMiddleware
 from deployments.ingress.models import model_card
 from deployments.ingress.multipart import quoted, read_form
 from deployments.ingress.request_id import RequestIdMiddleware
+from deployments.ingress.stream import open_stream
 from deployments.ingress.upload import UploadLimitMiddleware
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import Waveform
+from deployments.transcription.utterance import Delta, Waveform
+
+logger = logging.getLogger("ray.serve.asr")
+
+_TOLD_TO_WEB_PAGES = ("x-request-id", "openai-processing-ms", "x-asr-warnings", "retry-after")
 
 
 class TranscribesRecordings(Protocol):
@@ -42,6 +52,10 @@ class TranscribesRecordings(Protocol):
         Raises:
             ServiceError: it cannot be transcribed, or not now.
         """
+        ...
+
+    def stream(self, waveform: Waveform, options: DecodingOptions) -> AsyncGenerator[Delta | Transcript, None]:
+        """As `transcribe`, telling the text as it is decoded: any number of `Delta`, and last the `Transcript`."""
         ...
 
 
@@ -57,12 +71,25 @@ class Decodes(Protocol):
         ...
 
 
+class Fetches(Protocol):
+    """What the routes need of `ingress.fetch.fetch`."""
+
+    def __call__(self, url: str, *, max_bytes: int, timeout_s: float) -> AbstractAsyncContextManager[BinaryIO]:
+        """Yield the file at `url`, closed when the context ends.
+
+        Raises:
+            InvalidRequest: it cannot be had.
+        """
+        ...
+
+
 def create_app(
     transcriber: TranscribesRecordings,
     settings: Settings,
     model: ServedModel,
     *,
     decode: Decodes = decode_with_ffmpeg,
+    fetch: Fetches = fetch_from_the_internet,
     write_request_id: bool = True,
 ) -> FastAPI:
     """Build the application.
@@ -71,7 +98,8 @@ def create_app(
         transcriber: turns waveforms into transcripts.
         settings: limits and defaults.
         model: what clients may name as `model`.
-        decode: turns uploaded files into waveforms.
+        decode: turns media files into waveforms.
+        fetch: gets the media file at a URL.
         write_request_id: see `RequestIdMiddleware`; False behind Ray Serve's proxy.
     """
     threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
@@ -81,40 +109,49 @@ def create_app(
         yield
         threads.shutdown(wait=False, cancel_futures=True)
 
+    if settings.api_keys:
+        logger.info("API keys are required: %s", ", ".join(key.name for key in settings.api_keys))
+    else:
+        logger.warning("no API keys are configured: the service is open to everybody who reaches it")
+
     app = FastAPI(
         title="Qwen3-ASR",
-        description="OpenAI-compatible speech-to-text.",
         lifespan=lifespan,
         # A redirected POST loses its upload in most clients; a wrong URL is answered as one.
         redirect_slashes=False,
-        # The first is the outermost: everything below it gets a request id.
-        middleware=[
-            Middleware(RequestIdMiddleware, write_header=write_request_id),
-            Middleware(ErrorMiddleware),
-            Middleware(UploadLimitMiddleware, max_bytes=settings.max_upload_bytes),
-        ],
+        middleware=_middleware(settings, write_request_id=write_request_id),
         exception_handlers={
             ServiceError: answer_error,
             HTTPException: answer_error,
             RequestValidationError: answer_error,
         },
     )
+    openapi.describe(app, model, settings)
 
-    @app.post("/v1/audio/transcriptions", openapi_extra=openapi.TRANSCRIPTION)
+    def media_of(source: BinaryIO | str) -> AbstractAsyncContextManager[BinaryIO]:
+        if isinstance(source, str):
+            return fetch(source, max_bytes=settings.max_upload_bytes, timeout_s=settings.url_timeout_s)
+        return nullcontext(source)
+
+    @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
         async with read_form(request) as form:
-            asked = transcription_request(form, model, settings.default_language)
-            async with _deadline(settings.request_timeout_s):
-                # When this is cancelled the thread goes on, until its next read finds the file closed.
-                waveform = await asyncio.get_running_loop().run_in_executor(
-                    threads, partial(decode, asked.file, max_duration_s=settings.max_utterance_s)
-                )
+            asked = transcription_request(form, model, settings)
+            deadline = Deadline(settings.request_timeout_s)
+            async with deadline.enforced():
+                async with media_of(asked.source) as file:
+                    # When this is cancelled the thread goes on, until its next read finds the file closed.
+                    waveform = await asyncio.get_running_loop().run_in_executor(
+                        threads, partial(decode, file, max_duration_s=settings.max_utterance_s)
+                    )
                 await form.close()  # nobody needs the upload while the model works
+                if asked.stream:
+                    return await open_stream(transcriber.stream(waveform, asked.options), deadline, asked.warnings)
                 transcript = await transcriber.transcribe(waveform, asked.options)
-        return render(transcript, asked.response_format, asked.warnings)
+        return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
 
-    @app.post("/v1/audio/translations", openapi_extra=openapi.TRANSLATION)
+    @app.post("/v1/audio/translations")
     async def create_translation(request: Request) -> Response:
         """Refused: the model transcribes only, and a transcript must not pass for a translation."""
         async with read_form(request) as form:
@@ -144,15 +181,23 @@ def create_app(
     return app
 
 
-@asynccontextmanager
-async def _deadline(seconds: float) -> AsyncIterator[None]:
-    """Cancel what runs in this context after `seconds`, and raise DeadlineExceeded in its place."""
-    try:
-        async with asyncio.timeout(seconds) as timer:
-            yield
-    except TimeoutError:
-        if not timer.expired():  # somebody else's
-            raise
-        raise DeadlineExceeded(
-            f"The request took longer than {seconds:g} seconds. Send a shorter recording, or try again later."
-        ) from None
+def _middleware(settings: Settings, *, write_request_id: bool) -> list[Middleware]:
+    """The first is the outermost: everything below it gets a request id, and what a web page must see to read it."""
+    layers = [Middleware(RequestIdMiddleware, write_header=write_request_id)]
+    if settings.cors_origins:
+        layers.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=("GET", "POST"),
+                allow_headers=("*",),
+                expose_headers=_TOLD_TO_WEB_PAGES,
+            )
+        )
+    layers += [
+        Middleware(ErrorMiddleware),
+        Middleware(UploadLimitMiddleware, max_bytes=settings.max_upload_bytes),
+    ]
+    if settings.api_keys:
+        layers.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys))
+    return layers

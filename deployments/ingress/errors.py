@@ -21,6 +21,8 @@ from deployments.exceptions import (
     InvalidRequest,
     ServiceError,
     ServiceUnavailable,
+    TooManyRequests,
+    Unauthenticated,
     UnknownModel,
     UploadTooLarge,
 )
@@ -46,10 +48,12 @@ class ErrorRule:
 # an X) is answered as its nearest base that stands here.
 RULES: Mapping[type, ErrorRule] = {
     InvalidRequest: ErrorRule(400, INVALID_REQUEST),
+    Unauthenticated: ErrorRule(401, INVALID_REQUEST, {"www-authenticate": 'Bearer realm="OpenAI API"'}),
     UnknownModel: ErrorRule(404, INVALID_REQUEST),
     UploadTooLarge: ErrorRule(413, INVALID_REQUEST),
     EngineFailure: ErrorRule(500, SERVER_ERROR, {"x-should-retry": "false"}),
-    ServiceUnavailable: ErrorRule(503, "service_unavailable_error", {"retry-after": "1", "retry-after-ms": "1000"}),
+    TooManyRequests: ErrorRule(429, "requests"),
+    ServiceUnavailable: ErrorRule(503, "service_unavailable_error"),
     DeadlineExceeded: ErrorRule(504, SERVER_ERROR, {"x-should-retry": "false"}),
     Exception: ErrorRule(500, SERVER_ERROR),
 }
@@ -67,16 +71,24 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         # No route declares parameters that FastAPI could find invalid; should one ever do, 422 is not in the contract.
         error = InvalidRequest("The request is not valid.")
+    rule, body = explain_error(request, error)
+    headers = dict(rule.headers)
+    if isinstance(error, ServiceUnavailable):
+        headers |= {"retry-after": str(error.retry_after_s), "retry-after-ms": str(1000 * error.retry_after_s)}
+    return JSONResponse(body, rule.status, headers)
+
+
+def explain_error(request: Request, error: Exception) -> tuple[ErrorRule, dict]:
+    """Return how `error` is answered and the body that tells it; log what is the service's own fault."""
     rule = next(RULES[base] for base in type(error).__mro__ if base in RULES)
     if rule.status == 500:
         logger.error("%s failed", _describe(request), exc_info=error)
-    elif rule.status > 500:
+    elif rule.status > 500 or rule.status == 429:
         logger.warning("%s answered with %d: %s", _describe(request), rule.status, error)
     if isinstance(error, ServiceError):
-        body = envelope(error.message, type=rule.type, param=error.param, code=error.code)
-    else:
-        body = envelope("The server had an error while processing your request.", type=rule.type, code="internal_error")
-    return JSONResponse(body, rule.status, rule.headers)
+        return rule, envelope(error.message, type=rule.type, param=error.param, code=error.code)
+    message = "The server had an error while processing your request."
+    return rule, envelope(message, type=rule.type, code="internal_error")
 
 
 def _answer_http_exception(request: Request, error: HTTPException) -> Response:
@@ -92,8 +104,10 @@ def _answer_http_exception(request: Request, error: HTTPException) -> Response:
 
 
 def _describe(request: Request) -> str:
-    request_id = getattr(request.state, "request_id", "-")
-    return f"{request.method} {request.scope['path'][:_MAX_PATH_CHARS]!r} (request {request_id})"
+    who = f"request {getattr(request.state, 'request_id', '-')}"
+    if hasattr(request.state, "api_key_name"):
+        who += f", key {request.state.api_key_name}"
+    return f"{request.method} {request.scope['path'][:_MAX_PATH_CHARS]!r} ({who})"
 
 
 class ErrorMiddleware:

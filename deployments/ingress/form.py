@@ -5,96 +5,97 @@ API does, and named in a warning. Of several errors the first in this order is r
 not supported, then the fields in the order of the contract.
 """
 
-import re
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, get_args
 
 from deployments.exceptions import InvalidRequest, UnknownModel
+from deployments.ingress import chunking
+from deployments.ingress.fields import check_choice, read_boolean, read_integer, read_number
 from deployments.ingress.multipart import Form, quoted
 from deployments.served_model import ServedModel
+from deployments.settings import Settings
 from deployments.transcription.languages import resolve_language
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import TranscriptWarning
 
-ResponseFormat = Literal["json", "text", "verbose_json"]
+ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 RESPONSE_FORMATS: tuple[ResponseFormat, ...] = get_args(ResponseFormat)
-OTHER_RESPONSE_FORMATS = ("srt", "vtt", "diarized_json")
-"""OpenAI's formats that are not supported: told apart from typing errors by their error code."""
+STREAMED_FORMATS: tuple[ResponseFormat, ...] = ("json", "text")
 
 MAX_PROMPT_CHARS = 4000
 """Bounds the system turn of the model's prompt to some 1,000 tokens of English; OpenAI's models read 224 tokens."""
+MAX_URL_CHARS = 2048
 MAX_TEMPERATURE = 1.0
 MAX_NEW_TOKENS = 4096
+MAX_TOP_K = 1_000_000
+MAX_SEED = 2**63 - 1
+MIN_REPETITION_PENALTY = 0.1
+MAX_REPETITION_PENALTY = 2.0
 
-_TEXT_FIELDS = (
-    "model",
-    "language",
-    "prompt",
-    "response_format",
-    "temperature",
-    "stream",
-    "max_new_tokens",
-)
-_UNSUPPORTED_ARRAYS = (
-    "languages",
-    "keywords",
-    "include",
-    "known_speaker_names",
-    "known_speaker_references",
-)
-_GRANULARITIES = "timestamp_granularities"
-_CHUNKING = "chunking_strategy"
-_KNOWN_FIELDS = {"file", *_TEXT_FIELDS, _CHUNKING} | {
-    spelling for name in (*_UNSUPPORTED_ARRAYS, _GRANULARITIES) for spelling in (name, f"{name}[]")
+_UNSUPPORTED_ARRAYS = ("known_speaker_names", "known_speaker_references")
+_KEYWORDS = ("keywords", "hotwords")
+_ARRAYS = (*_UNSUPPORTED_ARRAYS, *_KEYWORDS, "languages", "include", "timestamp_granularities")
+_TOKEN_BUDGETS = ("max_new_tokens", "max_completion_tokens")
+_TEXT_FIELDS = ("model", "url", "language", "prompt", "response_format", "temperature", "stream")
+_SAMPLING = ("top_p", "top_k", "seed", "repetition_penalty")
+KNOWN_FIELDS = {"file", *_TEXT_FIELDS, *_SAMPLING, *_TOKEN_BUDGETS} | {
+    spelling for name in _ARRAYS for spelling in (name, f"{name}[]")
 }
 _MAX_UNKNOWN_NAMED = 8
-
-# float() and int() also take nan, infinity, 1_0, blanks and digits of other scripts: no numbers on the wire.
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-_INTEGER = re.compile(r"\+?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
 class TranscriptionRequest:
-    """A valid request. `file` is open only as long as the form it came from."""
+    """A valid request."""
 
-    file: BinaryIO
+    source: BinaryIO | str
+    """The recording, open only as long as the form it came from, or the URL where it is."""
     options: DecodingOptions
     response_format: ResponseFormat
+    stream: bool
     warnings: tuple[TranscriptWarning, ...]
 
 
-def transcription_request(form: Form, served: ServedModel, default_language: str | None) -> TranscriptionRequest:
+def transcription_request(form: Form, served: ServedModel, settings: Settings) -> TranscriptionRequest:
     """Check every field of `form`.
 
     Args:
         form: the parts of the request.
         served: the model that requests may name.
-        default_language: English name of the language to force where the request names none.
+        settings: the language to force where the request names none, and whether a URL may be sent.
 
     Raises:
         InvalidRequest: a field is missing, invalid or not supported; `param` names it.
         UnknownModel: `model` is not served here.
     """
     requested_model(form, served)
-    file = form.file("file")
-    if file is None:
-        raise InvalidRequest(
-            "you must provide a file: the recording to transcribe",
-            param="file",
-            code="missing_required_parameter",
-        )
+    source = _source(form, url_input=settings.url_input)
     _refuse_unsupported(form)
-    language = resolve_language(form.text("language")) or default_language
-    prompt = form.text("prompt", max_chars=MAX_PROMPT_CHARS) or ""
+    language, languages = _languages(form, settings.default_language)
+    prompt = _context(form)
     response_format = _response_format(form)
-    temperature = _temperature(form)
+    temperature = read_number(form, "temperature", low=0, high=MAX_TEMPERATURE)
+    logprobs = _logprobs(form, response_format)
     _check_granularities(form, response_format)
-    _check_stream(form)
+    stream = _stream(form, response_format)
+    chunking.check_chunking(form)
+    top_p = read_number(form, "top_p", low=0, high=1, above_low=True)
+    top_k = read_integer(form, "top_k", low=-1, high=MAX_TOP_K)
+    seed = read_integer(form, "seed", low=0, high=MAX_SEED)
+    penalty = read_number(form, "repetition_penalty", low=MIN_REPETITION_PENALTY, high=MAX_REPETITION_PENALTY)
     options = DecodingOptions(
-        language=language, prompt=prompt, temperature=temperature, max_new_tokens=_max_new_tokens(form)
+        language=language,
+        languages=languages,
+        prompt=prompt,
+        temperature=temperature or 0.0,
+        top_p=1.0 if top_p is None else top_p,
+        top_k=max(top_k or 0, 0),  # vLLM's -1 is 0 here
+        seed=seed,
+        repetition_penalty=1.0 if penalty is None else penalty,
+        max_new_tokens=_token_budget(form),
+        logprobs=logprobs,
     )
-    return TranscriptionRequest(file, options, response_format, _unknown_fields(form))
+    return TranscriptionRequest(source, options, response_format, stream, _unknown_fields(form))
 
 
 def requested_model(form: Form, served: ServedModel) -> str:
@@ -114,94 +115,129 @@ def requested_model(form: Form, served: ServedModel) -> str:
     return model
 
 
+def _source(form: Form, *, url_input: bool) -> BinaryIO | str:
+    file = form.file("file")
+    url = form.text("url", max_chars=MAX_URL_CHARS)
+    if url is None:
+        if file is None:
+            raise InvalidRequest(
+                "you must provide a file: the recording to transcribe",
+                param="file",
+                code="missing_required_parameter",
+            )
+        return file
+    if not url_input:
+        raise InvalidRequest(
+            "'url' is not enabled on this server; send the recording as 'file'.", param="url", code="unsupported_value"
+        )
+    if file is not None:
+        raise InvalidRequest("Send either 'file' or 'url', not both.", param="url")
+    return url
+
+
 def _refuse_unsupported(form: Form) -> None:
     for name in form.names:
-        base = name.split("[", 1)[0]
-        if base == _CHUNKING or (base in _UNSUPPORTED_ARRAYS and name in _KNOWN_FIELDS):
+        base = name.removesuffix("[]")
+        if base in _UNSUPPORTED_ARRAYS:
             raise InvalidRequest(
-                f"'{base}' is not supported by this service; leave it out.",
+                f"'{base}' is not supported by this service, which does not tell speakers apart; leave it out.",
                 param=base,
                 code="unsupported_value",
             )
+
+
+def _languages(form: Form, default: str | None) -> tuple[str | None, tuple[str, ...]]:
+    """The language to force, and those that may be detected where none is forced."""
+    language = resolve_language(form.text("language"))
+    allowed = []
+    for value in form.texts("languages"):
+        name = resolve_language(value, param="languages", code="invalid_value")
+        if name is None:
+            raise InvalidRequest(
+                f"Invalid languages[] {quoted(value)}: name a language, or leave the field out for all.",
+                param="languages",
+            )
+        allowed.append(name)
+    if language is not None and allowed and language not in allowed:
+        raise InvalidRequest(f"'language' asks for {language}, which 'languages' does not list.", param="languages")
+    if language is None and not allowed:
+        language = default
+    return language, tuple(dict.fromkeys(allowed))
+
+
+def _context(form: Form) -> str:
+    """The prompt, and under it the terms to expect: one line, with commas between them."""
+    prompt = form.text("prompt", max_chars=MAX_PROMPT_CHARS) or ""
+    terms = []
+    for name in _KEYWORDS:
+        terms += [" ".join(value.split()) for value in form.texts(name, max_chars=MAX_PROMPT_CHARS)]
+        keywords = ", ".join(filter(None, terms))
+        if len(prompt) + len(keywords) > MAX_PROMPT_CHARS:
+            raise InvalidRequest(
+                f"'{name}' is too long: with 'prompt' it may have {MAX_PROMPT_CHARS} characters.", param=name
+            )
+    return "\n".join(filter(None, (prompt, keywords)))
 
 
 def _response_format(form: Form) -> ResponseFormat:
     value = form.text("response_format")
     if value is None:
         return "json"
-    for supported in RESPONSE_FORMATS:
-        if value == supported:
-            return supported
-    choices = ", ".join(repr(name) for name in RESPONSE_FORMATS)
-    if value in OTHER_RESPONSE_FORMATS:
+    if value == "diarized_json":
         raise InvalidRequest(
-            f"response_format '{value}' is not supported by this service. Use one of {choices} instead.",
+            "response_format 'diarized_json' is not supported by this service, which does not tell speakers apart. "
+            "Use 'verbose_json' instead.",
             param="response_format",
             code="unsupported_value",
         )
-    raise InvalidRequest(
-        f"Invalid response_format {quoted(value)}. Supported values are: {choices}.", param="response_format"
-    )
+    return check_choice("response_format", value, RESPONSE_FORMATS)
 
 
-def _temperature(form: Form) -> float:
-    value = form.text("temperature")
-    if value is None:
-        return 0.0
-    if not _NUMBER.fullmatch(value) or not 0.0 <= float(value) <= MAX_TEMPERATURE:
-        raise InvalidRequest(
-            f"Invalid temperature {quoted(value)}: expected a number from 0 to 1.", param="temperature"
-        )
-    return abs(float(value))  # no minus zero
-
-
-def _max_new_tokens(form: Form) -> int | None:
-    value = form.text("max_new_tokens")
-    if value is None:
-        return None
-    if not _INTEGER.fullmatch(value) or not 1 <= int(value) <= MAX_NEW_TOKENS:
-        raise InvalidRequest(
-            f"Invalid max_new_tokens {quoted(value)}: expected an integer from 1 to {MAX_NEW_TOKENS}.",
-            param="max_new_tokens",
-        )
-    return int(value)
+def _logprobs(form: Form, response_format: ResponseFormat) -> bool:
+    included = [check_choice("include[]", value, ("logprobs",)) for value in form.texts("include")]
+    if included and response_format != "json":
+        raise InvalidRequest("include[] 'logprobs' requires response_format 'json'.", param="include")
+    return bool(included)
 
 
 def _check_granularities(form: Form, response_format: ResponseFormat) -> None:
     """`segment` is what verbose_json always has; `word` needs an aligner, and no time stamp is ever invented."""
-    granularities = form.texts(_GRANULARITIES)
-    for value in granularities:
-        if value == "word":
-            raise InvalidRequest(
-                "timestamp_granularities[] 'word' is not supported by this service. Use 'segment' instead.",
-                param=_GRANULARITIES,
-                code="unsupported_value",
-            )
-        if value != "segment":
-            raise InvalidRequest(
-                f"Invalid timestamp_granularities[] {quoted(value)}. Supported values are: 'segment'.",
-                param=_GRANULARITIES,
-            )
-    if granularities and response_format != "verbose_json":
-        raise InvalidRequest("timestamp_granularities[] requires response_format 'verbose_json'.", param=_GRANULARITIES)
-
-
-def _check_stream(form: Form) -> None:
-    value = form.text("stream")
-    if value is None or value.lower() in ("false", "0"):
-        return
-    if value.lower() in ("true", "1"):
-        # The SDK reads a plain body that answers stream=True as a stream without events: never ignore it.
+    name = "timestamp_granularities"
+    granularities = [check_choice(f"{name}[]", value, ("segment", "word")) for value in form.texts(name)]
+    if "word" in granularities:
         raise InvalidRequest(
-            "stream=true is not supported by this service. Leave it out for one complete answer.",
-            param="stream",
+            "timestamp_granularities[] 'word' needs an aligner, and this server was started without one. "
+            "Use 'segment' instead.",
+            param=name,
             code="unsupported_value",
         )
-    raise InvalidRequest(f"Invalid stream {quoted(value)}: expected 'true' or 'false'.", param="stream")
+    if granularities and response_format != "verbose_json":
+        raise InvalidRequest("timestamp_granularities[] requires response_format 'verbose_json'.", param=name)
+
+
+def _stream(form: Form, response_format: ResponseFormat) -> bool:
+    stream = read_boolean(form, "stream")
+    if stream and response_format not in STREAMED_FORMATS:
+        raise InvalidRequest(
+            f"response_format '{response_format}' cannot be streamed. Use 'json' or 'text' with stream=true.",
+            param="response_format",
+            code="unsupported_value",
+        )
+    return stream
+
+
+def _token_budget(form: Form) -> int | None:
+    budgets = {name: read_integer(form, name, low=1, high=MAX_NEW_TOKENS) for name in _TOKEN_BUDGETS}
+    sent = {name: budget for name, budget in budgets.items() if budget is not None}
+    if len(sent) > 1:
+        raise InvalidRequest(
+            "'max_new_tokens' and 'max_completion_tokens' mean the same; send one.", param="max_completion_tokens"
+        )
+    return next(iter(sent.values()), None)
 
 
 def _unknown_fields(form: Form) -> tuple[TranscriptWarning, ...]:
-    unknown = [name for name in form.names if name not in _KNOWN_FIELDS]
+    unknown = [name for name in form.names if name not in KNOWN_FIELDS and not chunking.is_chunking(name)]
     messages = [f"The unknown field {quoted(name)} was ignored." for name in unknown[:_MAX_UNKNOWN_NAMED]]
     if len(unknown) > _MAX_UNKNOWN_NAMED:
         messages.append(f"{len(unknown) - _MAX_UNKNOWN_NAMED} more unknown fields were ignored.")

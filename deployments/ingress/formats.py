@@ -2,35 +2,59 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from deployments.ingress.form import ResponseFormat
+from deployments.ingress.subtitles import to_srt, to_vtt
+from deployments.transcription.languages import NAME_TO_CODE
 from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning
+from deployments.transcription.utterance import Token
 
+LOWEST_LOGPROB = -9999.0
+"""What OpenAI's API says for a probability of zero, whose logarithm no JSON number is."""
 _MAX_WARNINGS = 16
 _MAX_WARNINGS_HEADER_CHARS = 1000
 
 
-def render(result: Transcript, response_format: ResponseFormat, warnings: Sequence[TranscriptWarning] = ()) -> Response:
+def render(
+    result: Transcript,
+    response_format: ResponseFormat,
+    warnings: Sequence[TranscriptWarning] = (),
+    *,
+    logprobs: bool = False,
+) -> Response:
     """Answer with `result`. `warnings` about the request are told before those about the transcript.
 
     Warnings are not in OpenAI's contract: they are a header (`x-asr-warnings`) in every format and a list in the JSON
     ones, both absent where there are none.
     """
-    warnings = (*warnings, *result.warnings)[:_MAX_WARNINGS]
-    headers = {"x-asr-warnings": _header(warnings)} if warnings else None
-    if response_format == "text":
-        return PlainTextResponse(f"{result.text}\n", headers=headers)
-    body = _json(result) if response_format == "json" else _verbose_json(result)
-    if warnings:
-        body["warnings"] = [{"code": warning.code, "message": warning.message} for warning in warnings]
-    return JSONResponse(body, headers=headers)
+    warnings = (*warnings, *result.warnings)
+    headers = warnings_header(warnings)
+    match response_format:
+        case "text":
+            return PlainTextResponse(f"{result.text}\n", headers=headers)
+        case "srt":
+            return PlainTextResponse(to_srt(result.segments), headers=headers)
+        case "vtt":
+            return PlainTextResponse(to_vtt(result.segments), headers=headers)
+        case "verbose_json":
+            body = _verbose_json(result)
+        case "json":
+            body = _json(result, logprobs=logprobs)
+    return JSONResponse(body | warnings_list(warnings), headers=headers)
 
 
-def _json(result: Transcript) -> dict:
-    return {"text": result.text, "usage": _duration_usage(result)}
+def _json(result: Transcript, *, logprobs: bool) -> dict:
+    # Log probabilities are a matter of tokens, and OpenAI's models that have them are billed by tokens.
+    usage = token_usage(result) if logprobs else _duration_usage(result)
+    return {
+        "text": result.text,
+        "languages": language_codes(result),
+        **logprobs_of(result.tokens if logprobs else ()),
+        "usage": usage,
+    }
 
 
 def _verbose_json(result: Transcript) -> dict:
@@ -67,12 +91,57 @@ def compression_ratio(text: str) -> float:
     return len(data) / len(zlib.compress(data))
 
 
+def language_codes(result: Transcript) -> list[dict[str, str]]:
+    """The languages that were heard, each once, in their order; none where nothing was said, even if one was forced."""
+    if not result.text:
+        return []
+    names = dict.fromkeys([*(segment.language for segment in result.segments), result.language])
+    return [{"code": NAME_TO_CODE[name]} for name in names if name is not None]
+
+
+def logprobs_of(tokens: Sequence[Token]) -> dict[str, list[dict]]:
+    """The key `logprobs`, absent where there are no tokens."""
+    if not tokens:
+        return {}
+    return {
+        "logprobs": [
+            {
+                "token": token.data.decode(errors="replace"),
+                "logprob": max(token.logprob, LOWEST_LOGPROB) if not math.isnan(token.logprob) else LOWEST_LOGPROB,
+                "bytes": list(token.data),
+            }
+            for token in tokens
+        ]
+    }
+
+
 def _duration_usage(result: Transcript) -> dict:
     """What OpenAI bills for models by duration: seconds, rounded up."""
     return {"type": "duration", "seconds": math.ceil(result.usage.seconds)}
 
 
-def _header(warnings: Sequence[TranscriptWarning]) -> str:
-    """A header holds printable ASCII only; everything else is escaped as in a Python literal."""
-    line = "; ".join(f"{warning.code}: {warning.message}" for warning in warnings)
-    return line.encode("unicode_escape").decode("ascii")[:_MAX_WARNINGS_HEADER_CHARS]
+def token_usage(result: Transcript) -> dict:
+    """What OpenAI bills for models by token."""
+    usage = result.usage
+    input_tokens = usage.text_tokens + usage.audio_tokens
+    return {
+        "type": "tokens",
+        "total_tokens": input_tokens + usage.output_tokens,
+        "input_tokens": input_tokens,
+        "input_token_details": {"text_tokens": usage.text_tokens, "audio_tokens": usage.audio_tokens},
+        "output_tokens": usage.output_tokens,
+    }
+
+
+def warnings_list(warnings: Sequence[TranscriptWarning]) -> dict[str, list[dict[str, str]]]:
+    """The key `warnings`, absent where there are none."""
+    told = [{"code": warning.code, "message": warning.message} for warning in warnings[:_MAX_WARNINGS]]
+    return {"warnings": told} if told else {}
+
+
+def warnings_header(warnings: Sequence[TranscriptWarning]) -> Mapping[str, str]:
+    """The header, absent where there are none. It holds printable ASCII only: the rest is as in a Python literal."""
+    if not warnings:
+        return {}
+    line = "; ".join(f"{warning.code}: {warning.message}" for warning in warnings[:_MAX_WARNINGS])
+    return {"x-asr-warnings": line.encode("unicode_escape").decode("ascii")[:_MAX_WARNINGS_HEADER_CHARS]}

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from deployments.ingress.form import MAX_PROMPT_CHARS, RESPONSE_FORMATS
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.languages import CODE_TO_NAME
@@ -20,6 +21,10 @@ def model_card(model_id: str, served: ServedModel, settings: Settings) -> dict:
         "owned_by": served.owned_by,
         "checkpoint": Path(served.checkpoint).name if is_folder else settings.model,
         "languages": list(CODE_TO_NAME),
+        "response_formats": list(RESPONSE_FORMATS),
+        "aligner": False,
+        "url_input": settings.url_input,
         "max_utterance_s": settings.max_utterance_s,
         "max_upload_bytes": settings.max_upload_bytes,
+        "max_prompt_chars": MAX_PROMPT_CHARS,
     }

@@ -100,10 +100,10 @@ class Form:
         part = self._single(name)
         return None if part is None else _text(name, part, max_chars)
 
-    def texts(self, name: str) -> list[str]:
+    def texts(self, name: str, *, max_chars: int = MAX_TEXT_CHARS) -> list[str]:
         """Return the values of an array field, sent as `name[]` (the SDKs) or as `name`, each value its own part."""
         parts = [part for key, part in self._form.multi_items() if key in (name, f"{name}[]")]
-        return [_text(name, part, MAX_TEXT_CHARS) for part in parts]
+        return [_text(name, part, max_chars) for part in parts]
 
     def file(self, name: str) -> BinaryIO | None:
         """Return the content of an uploaded file, at its start and not empty, or None where it was not sent.

@@ -1,4 +1,7 @@
-"""The limit on the size of a request body, as OpenAI counts it: the whole multipart body, not the file alone."""
+"""The limit on the size of a request body, as OpenAI counts it: the whole multipart body, not the file alone.
+
+And a decent end for every request that is answered before its body was read, for whatever reason.
+"""
 
 import asyncio
 from contextlib import suppress
@@ -27,21 +30,21 @@ class UploadLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        upload = _LimitedUpload(_content_length(scope), self.max_bytes, receive, send)
+        upload = _LimitedUpload(scope, self.max_bytes, receive, send)
         await self.app(scope, upload.receive, upload.send)
 
 
 class _LimitedUpload:
-    """One request: counts what comes in, and ends the connection decently if that was too much."""
+    """One request: counts what comes in, and ends the connection decently if not all of it was read."""
 
-    def __init__(self, declared: int | None, max_bytes: int, receive: Receive, send: Send) -> None:
-        self._declared = declared
+    def __init__(self, scope: Scope, max_bytes: int, receive: Receive, send: Send) -> None:
+        self._declared = _content_length(scope)
         self._max_bytes = max_bytes
         self._receive = receive
         self._send = send
         self._read = 0
-        self._all_read = False
-        self._refused = False
+        self._all_read = not _announces_body(scope)
+        self._cut_off = False
 
     async def receive(self) -> Message:
         if self._declared is not None and self._declared > self._max_bytes:
@@ -52,9 +55,10 @@ class _LimitedUpload:
         return message
 
     async def send(self, message: Message) -> None:
-        if self._refused and message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and not self._all_read:
+            self._cut_off = True
             MutableHeaders(scope=message)["connection"] = "close"
-        if self._refused and message["type"] == "http.response.body" and not message.get("more_body", False):
+        if self._cut_off and message["type"] == "http.response.body" and not message.get("more_body", False):
             # The answer goes out at once, its end only when the client has stopped sending: a server that closes a
             # connection with unread bytes in it resets it, and the client might lose the answer.
             await self._send({**message, "more_body": True})
@@ -63,7 +67,6 @@ class _LimitedUpload:
         await self._send(message)
 
     def _refuse(self, size: int) -> None:
-        self._refused = True
         # OpenAI's wording; it answers with the declared length, too, as the bytes "read".
         raise UploadTooLarge(f"413: Maximum content size limit ({self._max_bytes}) exceeded ({size} bytes read)")
 
@@ -80,6 +83,11 @@ class _LimitedUpload:
             async with asyncio.timeout(LINGER_S):
                 while not self._all_read:
                     await self._next_message()
+
+
+def _announces_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0") != "0"
 
 
 def _content_length(scope: Scope) -> int | None:

@@ -49,7 +49,9 @@ _NAMES = {name.lower(): name for name in NAME_TO_CODE} | {"mandarin": "Chinese",
 _LANGUAGE_TAG = re.compile(r"([a-z]{2,3})(-[a-z0-9]{1,8})*")
 
 
-def resolve_language(value: str | None, *, param: str = "language") -> str | None:
+def resolve_language(
+    value: str | None, *, param: str = "language", code: str = "invalid_language_format"
+) -> str | None:
     """Return the model's English name for `value`, or None where the model shall detect the language.
 
     Accepts the model's codes (`en`, `yue`, also `cn`), its English names in any case, and BCP-47 tags, which count by
@@ -57,7 +59,7 @@ def resolve_language(value: str | None, *, param: str = "language") -> str | Non
     mean detection.
 
     Raises:
-        InvalidRequest: any other value; the message lists what is accepted.
+        InvalidRequest: any other value, with `param` and `code`; the message lists what is accepted.
     """
     spelling = (value or "").strip().lower().replace("_", "-")
     if spelling in ("", "auto"):
@@ -65,10 +67,10 @@ def resolve_language(value: str | None, *, param: str = "language") -> str | Non
     tag = _LANGUAGE_TAG.fullmatch(spelling)
     name = _NAMES.get(spelling) or (_CODES.get(tag[1]) if tag else None)
     if name is None:
-        codes = ", ".join(f"{code} ({name})" for code, name in CODE_TO_NAME.items())
+        choices = ", ".join(f"{code} ({name})" for code, name in CODE_TO_NAME.items())
         raise InvalidRequest(
-            f"Invalid language {value!r}. Leave it out for automatic detection, or use one of: {codes}.",
+            f"Invalid {param} {value!r}. Leave it out for automatic detection, or use one of: {choices}.",
             param=param,
-            code="invalid_language_format",
+            code=code,
         )
     return name

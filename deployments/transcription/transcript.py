@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from deployments.transcription.utterance import Token
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -44,3 +46,5 @@ class Transcript:
     segments: tuple[Segment, ...]
     usage: Usage
     warnings: tuple[TranscriptWarning, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    """What the text is made of; empty unless the options ask for `logprobs`."""

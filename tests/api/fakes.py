@@ -1,14 +1,16 @@
 """Stand-ins for the two things behind the HTTP application, and the application over them."""
 
 import asyncio
+import socket
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 import httpx
 import numpy as np
+import uvicorn
 from fastapi import FastAPI
 
 from deployments.ingress.api import create_app
@@ -16,7 +18,7 @@ from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Segment, Transcript, Usage
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
 
 MODEL = "qwen3-asr-demo"
 AUDIO = b"not really audio"
@@ -34,15 +36,24 @@ TRANSCRIPT = Transcript(
 )
 
 
+DELTAS = ("Hello", " there.", " 你", "好。")
+"""What a stream of TRANSCRIPT says."""
+
+
 @dataclass
 class FakeTranscriber:
-    """Answers `answer`, or raises it; with `hang` it never does."""
+    """Answers `answer`, or raises it; with `hang` it never does.
+
+    A stream tells `said` first, and may hang or fail after it.
+    """
 
     answer: Transcript | Exception = TRANSCRIPT
     hang: bool = False
+    said: tuple[Delta, ...] = tuple(map(Delta, DELTAS))
     calls: list[tuple[Waveform, DecodingOptions]] = field(default_factory=list)
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
         self.calls.append((waveform, options))
@@ -56,6 +67,14 @@ class FakeTranscriber:
         if isinstance(self.answer, Exception):
             raise self.answer
         return self.answer
+
+    async def stream(self, waveform: Waveform, options: DecodingOptions) -> AsyncGenerator[Delta | Transcript, None]:
+        try:
+            for delta in self.said:
+                yield delta
+            yield await self.transcribe(waveform, options)
+        finally:
+            self.closed.set()
 
 
 @dataclass
@@ -116,6 +135,19 @@ class Service:
     def untouched(self) -> bool:
         """Neither the decoder nor the transcriber was called."""
         return not self.decoder.sources and not self.transcriber.calls
+
+
+@asynccontextmanager
+async def served(service: Service) -> AsyncIterator[int]:
+    """The application on a real port."""
+    server = uvicorn.Server(uvicorn.Config(service.app, log_level="critical", lifespan="off"))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = asyncio.create_task(server.serve([listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await running
 
 
 def _listed(values: Any) -> list[str]:

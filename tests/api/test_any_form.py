@@ -15,12 +15,14 @@ NAMES = st.sampled_from(
     [
         *("file", "model", "language", "prompt", "response_format", "temperature", "stream", "max_new_tokens"),
         *("timestamp_granularities", "timestamp_granularities[]", "include", "include[]", "languages[]"),
-        *("chunking_strategy", "chunking_strategy[type]"),
+        *("chunking_strategy", "chunking_strategy[type]", "chunking_strategy[threshold]", "chunking_strategy["),
+        *("top_p", "top_k", "seed", "repetition_penalty", "max_completion_tokens", "keywords", "hotwords[]", "url"),
     ]
 )
 LIKELY = st.sampled_from(
     [
         *(MODEL, "en", "auto", "json", "text", "verbose_json", "srt", "0", "1", "0.5", "4096", "true", "false"),
+        *("vtt", "logprobs", "server_vad", '{"type":"server_vad"}', "-1", "1.0"),
         *("segment", "word", "", "nan", "1e400", "٣", "\x00", "a\r\nb", "null", "[]"),
     ]
 )
@@ -36,7 +38,8 @@ PARTS = st.tuples(
 def check(response: httpx.Response) -> None:
     assert "x-request-id" in response.headers
     if response.status_code == 200:
-        assert "detail" not in response.text
+        assert '"detail"' not in response.text
+        assert '"error"' not in response.text
     else:
         assert response.status_code in (400, 404, 413)
         assert error_of(response)["type"] == "invalid_request_error"

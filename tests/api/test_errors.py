@@ -1,6 +1,7 @@
 """Every row of the table of errors: status, envelope, headers, and what the SDK makes of it."""
 
 import logging
+import pickle
 
 import openai
 import pytest
@@ -12,6 +13,8 @@ from deployments.exceptions import (
     InvalidRequest,
     ServiceError,
     ServiceUnavailable,
+    TooManyRequests,
+    Unauthenticated,
     UnknownModel,
     UploadTooLarge,
 )
@@ -29,6 +32,15 @@ NO_RETRY = {"x-should-retry": "false"}
         (UploadTooLarge("no"), 413, "invalid_request_error", None, "upload_too_large", {}),
         (EngineFailure("no"), 500, "server_error", None, "transcription_failed", NO_RETRY),
         (ServiceError("no"), 500, "server_error", None, None, {}),
+        (Unauthenticated("no"), 401, "invalid_request_error", None, None, {}),
+        (
+            TooManyRequests("no", retry_after_s=7),
+            429,
+            "requests",
+            None,
+            "rate_limit_exceeded",
+            {"retry-after": "7", "retry-after-ms": "7000"},
+        ),
         (
             ServiceUnavailable("no"),
             503,
@@ -76,6 +88,22 @@ async def test_an_error_from_another_process(service: Service) -> None:
     assert (error["message"], error["param"], error["code"]) == ("the replica said so", "file", "transcription_failed")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidAudio("no", code="audio_too_short"),
+        UnknownModel("no", param="model"),
+        ServiceUnavailable("no", retry_after_s=3),
+        TooManyRequests("no", retry_after_s=3),
+        Unauthenticated("no", code="invalid_api_key"),
+    ],
+)
+def test_errors_cross_process_borders(error: ServiceError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert (str(copy), vars(copy)) == (str(error), vars(error))
+
+
 async def test_unexpected_errors_are_logged_and_not_told(service: Service, caplog: pytest.LogCaptureFixture) -> None:
     service.transcriber.answer = RuntimeError("secret /path/to/weights")
     with caplog.at_level(logging.WARNING):
@@ -96,8 +124,11 @@ async def test_what_clients_do_wrong_is_not_logged(service: Service, caplog: pyt
     assert not caplog.records
 
 
-async def test_overload_is_logged_without_traceback(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    service.transcriber.answer = ServiceUnavailable("The queue is full.")
+@pytest.mark.parametrize("error", [ServiceUnavailable("The queue is full."), TooManyRequests("The queue is full.")])
+async def test_overload_is_logged_without_traceback(
+    service: Service, caplog: pytest.LogCaptureFixture, error: ServiceError
+) -> None:
+    service.transcriber.answer = error
     await service.transcribe()
     [record] = caplog.records
     assert record.levelno == logging.WARNING
@@ -124,6 +155,8 @@ async def test_wrong_method(service: Service) -> None:
         (InvalidAudio("no", code="invalid_value"), openai.BadRequestError),
         (UnknownModel("no", param="model"), openai.NotFoundError),
         (UploadTooLarge("no"), openai.APIStatusError),
+        (Unauthenticated("no"), openai.AuthenticationError),
+        (TooManyRequests("no"), openai.RateLimitError),
         (EngineFailure("no"), openai.InternalServerError),
         (ServiceUnavailable("no"), openai.InternalServerError),
         (DeadlineExceeded("no"), openai.InternalServerError),
@@ -154,12 +187,10 @@ async def test_sdk_retries(service: Service, sdk: openai.AsyncOpenAI, error: Exc
 
 async def test_sdk_on_what_is_not_supported(sdk: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await sdk.audio.transcriptions.create(file=AUDIO, model=MODEL, stream=True)
-    assert (caught.value.param, caught.value.code) == ("stream", "unsupported_value")
+        await sdk.audio.transcriptions.create(file=AUDIO, model=MODEL, response_format="diarized_json")
+    assert (caught.value.param, caught.value.code) == ("response_format", "unsupported_value")
     with pytest.raises(openai.BadRequestError) as caught:
-        await sdk.audio.transcriptions.create(
-            file=AUDIO, model=MODEL, chunking_strategy={"type": "server_vad", "threshold": 0.5}
-        )
-    assert caught.value.param == "chunking_strategy"
+        await sdk.audio.transcriptions.create(file=AUDIO, model=MODEL, known_speaker_names=["Ada"])
+    assert (caught.value.param, caught.value.code) == ("known_speaker_names", "unsupported_value")
     with pytest.raises(openai.BadRequestError, match="does not support translation"):
         await sdk.audio.translations.create(file=AUDIO, model=MODEL)

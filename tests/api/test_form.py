@@ -11,6 +11,7 @@ INVALID, UNSUPPORTED, MISSING = "invalid_value", "unsupported_value", "missing_r
 
 BAD_TEMPERATURES = ["1.01", "-0.1", "nan", "inf", "Infinity", "1e999", "0_1", "0x1", "0,5", ".", "-", "1e", "hot"]
 BAD_TEMPERATURES += ["", " 0", "0 ", "0\n", "٠"]
+TOKEN_BUDGETS = ["max_new_tokens", "max_completion_tokens"]
 BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250, "١"]
 
 
@@ -22,17 +23,21 @@ BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250
         ({"language": ["en", "en"]}, "language", INVALID),
         ({"prompt": "p" * (MAX_PROMPT_CHARS + 1)}, "prompt", INVALID),
         ({"prompt": ["a", "b"]}, "prompt", INVALID),
-        ({"response_format": "srt"}, "response_format", UNSUPPORTED),
-        ({"response_format": "vtt"}, "response_format", UNSUPPORTED),
         ({"response_format": "diarized_json"}, "response_format", UNSUPPORTED),
         ({"response_format": "xml"}, "response_format", INVALID),
         ({"response_format": "JSON"}, "response_format", INVALID),
         ({"response_format": ""}, "response_format", INVALID),
         *(({"temperature": value}, "temperature", INVALID) for value in BAD_TEMPERATURES),
-        *(({"max_new_tokens": value}, "max_new_tokens", INVALID) for value in BAD_TOKENS),
-        ({"stream": "true"}, "stream", UNSUPPORTED),
-        ({"stream": "True"}, "stream", UNSUPPORTED),
-        ({"stream": "1"}, "stream", UNSUPPORTED),
+        *(({name: value}, name, INVALID) for name in TOKEN_BUDGETS for value in BAD_TOKENS),
+        ({"max_new_tokens": "8", "max_completion_tokens": "8"}, "max_completion_tokens", INVALID),
+        *(({"top_p": value}, "top_p", INVALID) for value in ("0", "1.01", "-0.5", "nan", "")),
+        *(({"top_k": value}, "top_k", INVALID) for value in ("-2", "1.5", "1000001", "all")),
+        *(({"seed": value}, "seed", INVALID) for value in ("-1", str(2**63), "1e3", "")),
+        *(({"repetition_penalty": value}, "repetition_penalty", INVALID) for value in ("0", "0.09", "2.01", "-1", "x")),
+        *(
+            ({"stream": "true", "response_format": value}, "response_format", UNSUPPORTED)
+            for value in ("srt", "vtt", "verbose_json")
+        ),
         ({"stream": "yes"}, "stream", INVALID),
         ({"stream": ""}, "stream", INVALID),
         ({"timestamp_granularities[]": "word"}, "timestamp_granularities", UNSUPPORTED),
@@ -41,12 +46,23 @@ BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250
         ({"timestamp_granularities[]": "segment"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": "phone"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": '["segment"]'}, "timestamp_granularities", INVALID),
-        ({"include[]": "logprobs"}, "include", UNSUPPORTED),
-        ({"include": "logprobs"}, "include", UNSUPPORTED),
-        ({"languages[]": ["en", "de"]}, "languages", UNSUPPORTED),
-        ({"keywords": "Ada"}, "keywords", UNSUPPORTED),
-        ({"chunking_strategy": "auto"}, "chunking_strategy", UNSUPPORTED),
-        ({"chunking_strategy[type]": "server_vad"}, "chunking_strategy", UNSUPPORTED),
+        ({"include[]": "words"}, "include", INVALID),
+        ({"include": "logprobs,words"}, "include", INVALID),
+        ({"include[]": '["logprobs"]'}, "include", INVALID),
+        *(
+            ({"include[]": "logprobs", "response_format": value}, "include", INVALID)
+            for value in ("text", "srt", "vtt", "verbose_json")
+        ),
+        ({"languages[]": ["en", "xx"]}, "languages", INVALID),
+        ({"languages": "en,de"}, "languages", INVALID),
+        ({"languages[]": '["en"]'}, "languages", INVALID),
+        ({"languages[]": ["en", "auto"]}, "languages", INVALID),
+        ({"languages[]": ""}, "languages", INVALID),
+        ({"languages[]": ["en", "de"], "language": "fr"}, "languages", INVALID),
+        ({"keywords": "k" * (MAX_PROMPT_CHARS + 1)}, "keywords", INVALID),
+        ({"keywords[]": ["k" * 300] * 14}, "keywords", INVALID),
+        ({"prompt": "p" * 3000, "hotwords": "h" * 1001}, "hotwords", INVALID),
+        ({"url": "https://example.com/a.wav"}, "url", UNSUPPORTED),
         ({"known_speaker_names[]": "Ada"}, "known_speaker_names", UNSUPPORTED),
         ({"known_speaker_references[]": "data:" + "A" * 500_000}, "known_speaker_references", UNSUPPORTED),
     ],
@@ -69,6 +85,17 @@ async def test_refused(service: Service, fields: dict[str, Any], param: str, cod
         {"temperature": "5e-1"},
         {"temperature": "-0"},
         {"max_new_tokens": "4096"},
+        {"max_completion_tokens": "1"},
+        {"top_p": "1e-3", "top_k": "1000000", "seed": str(2**63 - 1), "repetition_penalty": "2"},
+        {"top_k": "-1", "seed": "0", "repetition_penalty": ".1"},
+        *({"response_format": value} for value in ("json", "text", "srt", "vtt", "verbose_json")),
+        {"stream": "0", "response_format": "srt"},
+        {"include[]": "logprobs"},
+        {"include": ["logprobs", "logprobs"], "response_format": "json"},
+        {"languages[]": ["en", "German", "zh-TW"]},
+        {"languages": "en", "language": "en"},
+        {"keywords[]": ["", "Ada"], "hotwords": "Grace, Katherine"},
+        {"prompt": "p" * 3000, "keywords": "k" * 1000},
         {"prompt": "p" * MAX_PROMPT_CHARS},
         {"prompt": ""},
         {"stream": "false"},
@@ -141,15 +168,57 @@ async def test_file_where_text_is_expected(service: Service, name: str) -> None:
 
 
 async def test_the_first_of_several_errors_has_a_fixed_order(service: Service) -> None:
-    fields: dict[str, Any] = {"temperature": "x", "language": "xx", "include[]": "logprobs"}
-    expected = ["model", "model", "file", "include", "language", "temperature"]
+    fields: dict[str, Any] = {"temperature": "x", "language": "xx", "known_speaker_names[]": "Ada"}
+    expected = ["model", "model", "file", "known_speaker_names", "language", "temperature"]
     seen = [error_of(await service.post_form(fields))["param"]]
     seen.append(error_of(await service.post_form(fields | {"model": "gpt-x"}))["param"])
     seen.append(error_of(await service.post_form(fields | {"model": MODEL}))["param"])
-    for name in ("include[]", "language", "temperature"):
+    for name in ("known_speaker_names[]", "language", "temperature"):
         seen.append(error_of(await service.transcribe(**fields))["param"])
         del fields[name]
     assert seen == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"response_format": "xml"},
+            "Invalid response_format 'xml'. Supported values are: 'json', 'text', 'srt', 'verbose_json', 'vtt'.",
+        ),
+        (
+            {"response_format": "diarized_json"},
+            "response_format 'diarized_json' is not supported by this service, which does not tell speakers apart. "
+            "Use 'verbose_json' instead.",
+        ),
+        (
+            {"timestamp_granularities[]": "segment"},
+            "timestamp_granularities[] requires response_format 'verbose_json'.",
+        ),
+        (
+            {"timestamp_granularities[]": "word", "response_format": "verbose_json"},
+            "timestamp_granularities[] 'word' needs an aligner, and this server was started without one. "
+            "Use 'segment' instead.",
+        ),
+        ({"include[]": "words"}, "Invalid include[] 'words'. Supported values are: 'logprobs'."),
+        (
+            {"stream": "true", "response_format": "vtt"},
+            "response_format 'vtt' cannot be streamed. Use 'json' or 'text' with stream=true.",
+        ),
+        ({"top_p": "0"}, "Invalid top_p '0': expected a number above 0 and at most 1."),
+        ({"temperature": "2"}, "Invalid temperature '2': expected a number from 0 to 1."),
+        ({"seed": "x"}, "Invalid seed 'x': expected an integer from 0 to 9223372036854775807."),
+        ({"stream": "yes"}, "Invalid stream 'yes': expected 'true' or 'false'."),
+        ({"url": "http://x/"}, "'url' is not enabled on this server; send the recording as 'file'."),
+        (
+            {"languages[]": "de", "language": "en"},
+            "'language' asks for English, which 'languages' does not list.",
+        ),
+        ({"hotwords": "h" * 4001}, "'hotwords' is too long: 4001 characters, at most 4000 are allowed."),
+    ],
+)
+async def test_messages_say_what_to_do(service: Service, fields: dict[str, Any], message: str) -> None:
+    assert error_of(await service.transcribe(**fields))["message"] == message
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,30 @@ import pytest
 from openai.types.audio import TranscriptionVerbose
 
 from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning, Usage
+from deployments.transcription.utterance import Token
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPT, Service
 
 SILENCE = Transcript("", None, 2.0, (), Usage(2.0, 26, 9, 1))
+TOKEN_USAGE = {
+    "type": "tokens",
+    "total_tokens": 58,
+    "input_tokens": 51,
+    "input_token_details": {"text_tokens": 9, "audio_tokens": 42},
+    "output_tokens": 7,
+}
 WARNING = TranscriptWarning("token_budget_exhausted", "The text may be cut short\nat “256” tokens.")
 
 
 async def test_json_is_minified_utf_8(service: Service) -> None:
     response = await service.transcribe()
     assert response.headers["content-type"] == "application/json"
-    assert response.content == '{"text":"Hello there. 你好。","usage":{"type":"duration","seconds":4}}'.encode()
+    assert (
+        response.content
+        == (
+            '{"text":"Hello there. 你好。","languages":[{"code":"en"},{"code":"zh"}],'
+            '"usage":{"type":"duration","seconds":4}}'
+        ).encode()
+    )
 
 
 async def test_text(service: Service) -> None:
@@ -75,7 +89,7 @@ async def test_no_number_outside_of_json(service: Service, logprob: float) -> No
     assert response.json()["segments"][0]["avg_logprob"] == 0.0
 
 
-@pytest.mark.parametrize("response_format", ["json", "verbose_json", "text"])
+@pytest.mark.parametrize("response_format", ["json", "verbose_json", "text", "srt", "vtt"])
 async def test_warnings_of_the_transcript(service: Service, response_format: str) -> None:
     service.transcriber.answer = dataclasses.replace(TRANSCRIPT, warnings=(WARNING,))
     response = await service.transcribe(response_format=response_format, nonsense="1")
@@ -83,7 +97,7 @@ async def test_warnings_of_the_transcript(service: Service, response_format: str
         "unknown_field: The unknown field 'nonsense' was ignored.; "
         "token_budget_exhausted: The text may be cut short\\nat \\u201c256\\u201d tokens."
     )
-    if response_format != "text":
+    if "json" in response_format:
         assert [warning["code"] for warning in response.json()["warnings"]] == [
             "unknown_field",
             "token_budget_exhausted",
@@ -92,10 +106,72 @@ async def test_warnings_of_the_transcript(service: Service, response_format: str
 
 async def test_silence(service: Service) -> None:
     service.transcriber.answer = SILENCE
-    assert (await service.transcribe()).json() == {"text": "", "usage": {"type": "duration", "seconds": 2}}
+    usage = {"type": "duration", "seconds": 2}
+    assert (await service.transcribe()).json() == {"text": "", "languages": [], "usage": usage}
     assert (await service.transcribe(response_format="text")).text == "\n"
+    assert (await service.transcribe(response_format="srt")).content == b""
+    assert (await service.transcribe(response_format="vtt")).content == b"WEBVTT\n\n"
     verbose = (await service.transcribe(response_format="verbose_json")).json()
     assert (verbose["language"], verbose["segments"]) == ("", [])
+    logprobs = (await service.transcribe(**{"include[]": "logprobs"})).json()
+    assert "logprobs" not in logprobs
+
+
+async def test_silence_in_a_forced_language(service: Service) -> None:
+    service.transcriber.answer = dataclasses.replace(SILENCE, language="English")
+    assert (await service.transcribe()).json()["languages"] == []
+    assert (await service.transcribe(response_format="verbose_json")).json()["language"] == "english"
+
+
+async def test_srt(service: Service) -> None:
+    response = await service.transcribe(response_format="srt")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert (
+        response.content
+        == ("1\n00:00:00,000 --> 00:00:01,500\nHello there.\n\n2\n00:00:01,500 --> 00:00:03,250\n你好。\n\n").encode()
+    )
+
+
+async def test_vtt(service: Service) -> None:
+    response = await service.transcribe(response_format="vtt")
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert (
+        response.content
+        == (
+            "WEBVTT\n\n00:00:00.000 --> 00:00:01.500\nHello there.\n\n00:00:01.500 --> 00:00:03.250\n你好。\n\n"
+        ).encode()
+    )
+
+
+async def test_logprobs(service: Service) -> None:
+    """A character that is spread over two tokens has its bytes in both."""
+    tokens = (Token(b" quick", -0.25), Token(b"\xe4\xbd", -0.5), Token(b"\xa0", -math.inf), Token(b"!", math.nan))
+    service.transcriber.answer = dataclasses.replace(TRANSCRIPT, tokens=tokens)
+    response = await service.transcribe(**{"include[]": "logprobs"})
+    assert service.transcriber.calls[0][1].logprobs is True
+    assert response.json() == {
+        "text": TRANSCRIPT.text,
+        "languages": [{"code": "en"}, {"code": "zh"}],
+        "logprobs": [
+            {"token": " quick", "logprob": -0.25, "bytes": [32, 113, 117, 105, 99, 107]},
+            {"token": "\ufffd", "logprob": -0.5, "bytes": [0xE4, 0xBD]},
+            {"token": "\ufffd", "logprob": -9999.0, "bytes": [0xA0]},
+            {"token": "!", "logprob": -9999.0, "bytes": [33]},
+        ],
+        "usage": TOKEN_USAGE,
+    }
+
+
+async def test_no_logprobs_unless_asked_for(service: Service) -> None:
+    service.transcriber.answer = dataclasses.replace(TRANSCRIPT, tokens=(Token(b"x", -1.0),))
+    assert "logprobs" not in (await service.transcribe()).json()
+    assert service.transcriber.calls[0][1].logprobs is False
+
+
+async def test_usage_in_seconds_but_with_logprobs_in_tokens(service: Service) -> None:
+    for fields in ({}, {"response_format": "verbose_json"}):
+        assert (await service.transcribe(**fields)).json()["usage"] == {"type": "duration", "seconds": 4}
+    assert (await service.transcribe(include="logprobs")).json()["usage"] == TOKEN_USAGE
 
 
 @pytest.mark.parametrize("transcript", [TRANSCRIPT, SILENCE, dataclasses.replace(SILENCE, warnings=(WARNING,))])
@@ -106,6 +182,15 @@ async def test_the_sdk_accepts_every_answer(service: Service, sdk: openai.AsyncO
     assert plain.text == transcript.text
     assert plain.usage is not None
     assert plain.usage.type == "duration"
+    assert plain.languages is not None
+
+    service.transcriber.answer = dataclasses.replace(transcript, tokens=(Token(b"x", -1.0),))
+    with_logprobs = await sdk.audio.transcriptions.create(file=file, model=MODEL, include=["logprobs"])
+    assert with_logprobs.logprobs is not None
+    assert with_logprobs.logprobs[0].bytes == [120]
+    assert with_logprobs.usage is not None
+    assert with_logprobs.usage.type == "tokens"
+    service.transcriber.answer = transcript
 
     verbose = await sdk.audio.transcriptions.create(
         file=file, model=MODEL, response_format="verbose_json", timestamp_granularities=["segment"]
@@ -117,6 +202,11 @@ async def test_the_sdk_accepts_every_answer(service: Service, sdk: openai.AsyncO
 
     text = await sdk.audio.transcriptions.create(file=file, model=MODEL, response_format="text")
     assert text == f"{transcript.text}\n"
+
+    srt = await sdk.audio.transcriptions.create(file=file, model=MODEL, response_format="srt")
+    vtt = await sdk.audio.transcriptions.create(file=file, model=MODEL, response_format="vtt")
+    assert (srt.count("-->"), vtt.count("-->")) == (len(transcript.segments), len(transcript.segments))
+    assert vtt.startswith("WEBVTT\n\n")
 
 
 async def test_extension_fields_through_the_sdk(service: Service, sdk: openai.AsyncOpenAI) -> None:

@@ -31,9 +31,10 @@ async def test_on_every_answer(service: Service, method: str, path: str) -> None
 async def test_on_a_success_an_unexpected_error_and_a_large_upload() -> None:
     service = Service(max_upload_bytes=1000)
     answers = [await service.transcribe(), await service.transcribe(file=("a", b"x" * 2000))]
+    answers.append(await service.transcribe(stream="true"))
     service.transcriber.answer = RuntimeError()
     answers.append(await service.transcribe())
-    assert [answer.status_code for answer in answers] == [200, 413, 500]
+    assert [answer.status_code for answer in answers] == [200, 413, 200, 500]
     assert all(FRESH.fullmatch(answer.headers["x-request-id"]) for answer in answers)
 
 

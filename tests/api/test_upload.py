@@ -2,16 +2,13 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from deployments.ingress import upload
-from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of
+from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of, served
 
 LIMIT = 10_000
 HEADERS = {"content-type": "multipart/form-data; boundary=x"}
@@ -95,6 +92,19 @@ async def test_other_routes_are_not_concerned(service: Service) -> None:
     assert response.status_code == 404
 
 
+@pytest.mark.parametrize(("path", "status"), [("/nowhere", 404), ("/v1/models", 405)])
+async def test_an_upload_that_nobody_wants_ends_decently_too(service: Service, path: str, status: int) -> None:
+    body = Chunks(b"x" * 2 * LIMIT)
+    response = await service.request("POST", path, content=body)
+    assert response.status_code == status
+    assert response.headers["connection"] == "close"
+    assert body.read == 2 * LIMIT
+
+
+async def test_a_request_without_a_body_keeps_its_connection(service: Service) -> None:
+    assert "connection" not in (await service.request("GET", "/v1/models")).headers
+
+
 async def events_of(service: Service, messages: list[dict], length: int | None = None) -> list[str]:
     """What the application receives and sends, in order, when a client sends `messages` and then waits."""
     events: list[str] = []
@@ -169,19 +179,6 @@ async def test_a_client_that_leaves_during_its_upload(service: Service) -> None:
     # Nobody reads the answer; what counts is that it is no error of the service.
     events = await events_of(service, [pieces(1000, 1000)[0], {"type": "http.disconnect"}])
     assert events == ["receive", "receive", "start", "end"]
-
-
-@asynccontextmanager
-async def served(service: Service) -> AsyncIterator[int]:
-    """The application on a real port."""
-    server = uvicorn.Server(uvicorn.Config(service.app, log_level="critical", lifespan="off"))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = asyncio.create_task(server.serve([listener]))
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            server.should_exit = True
-            await running
 
 
 @pytest.mark.parametrize("declared", [True, False])

@@ -54,6 +54,12 @@ def test_anything_else_is_refused_with_the_list(value: str) -> None:
     assert raised.value.code == "invalid_language_format"
 
 
+def test_the_refusal_names_the_field_it_is_about() -> None:
+    with pytest.raises(InvalidRequest, match="Invalid languages 'xx'") as raised:
+        resolve_language("xx", param="languages", code="invalid_value")
+    assert (raised.value.param, raised.value.code) == ("languages", "invalid_value")
+
+
 @given(st.text())
 def test_it_answers_a_name_or_refuses(value: str) -> None:
     try:

@@ -1,22 +1,33 @@
 """From a recording to its transcript, with a recognizer that says what it is told to."""
 
+from collections.abc import AsyncIterator
+
 import numpy as np
 import pytest
 
 from deployments.exceptions import InvalidAudio
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
-from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
+from deployments.transcription.utterance import SAMPLE_RATE, Delta, Token, Transcription, Utterance
 
 
 class FakeRecognizer:
     def __init__(self, answer: Transcription):
         self.answer = answer
         self.heard: list[Utterance] = []
+        self.closed = False
 
     async def transcribe(self, utterance: Utterance) -> Transcription:
         self.heard.append(utterance)
         return self.answer
+
+    async def stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+        try:
+            for word in self.answer.text.split():
+                yield Delta(word, self.answer.tokens)
+            yield await self.transcribe(utterance)
+        finally:
+            self.closed = True
 
 
 def _answer(**changes: object) -> Transcription:
@@ -78,3 +89,36 @@ async def test_a_recording_over_the_limit_never_reaches_the_model() -> None:
         await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30.5), DecodingOptions())
     assert recognizer.heard == []
     await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30), DecodingOptions())
+
+
+async def test_a_stream_ends_with_what_transcribe_answers() -> None:
+    transcriber = Transcriber(
+        FakeRecognizer(_answer(text="Five. Six.", tokens=(Token(b"5", -1.0),))), max_utterance_s=30
+    )
+    options = DecodingOptions(language="English", temperature=0.5, logprobs=True)
+    *deltas, last = [item async for item in transcriber.stream(_silence(2), options)]
+    assert deltas == [Delta("Five.", (Token(b"5", -1.0),)), Delta("Six.", (Token(b"5", -1.0),))]
+    assert last == await transcriber.transcribe(_silence(2), options)
+
+
+async def test_a_stream_that_is_closed_early_closes_the_recognizer() -> None:
+    recognizer = FakeRecognizer(_answer())
+    items = Transcriber(recognizer, max_utterance_s=30).stream(_silence(2), DecodingOptions())
+    assert await anext(items) == Delta("Five.")
+    await items.aclose()
+    assert recognizer.closed
+    assert recognizer.heard == []
+
+
+async def test_a_recording_over_the_limit_is_not_streamed() -> None:
+    recognizer = FakeRecognizer(_answer())
+    with pytest.raises(InvalidAudio, match="longer than 30 seconds"):
+        await anext(Transcriber(recognizer, max_utterance_s=30).stream(_silence(30.5), DecodingOptions()))
+
+
+async def test_tokens_are_passed_on() -> None:
+    tokens = (Token(b"Five", -0.5), Token(b".", -0.25))
+    transcript = await Transcriber(FakeRecognizer(_answer(tokens=tokens)), max_utterance_s=30).transcribe(
+        _silence(2), DecodingOptions(logprobs=True)
+    )
+    assert transcript.tokens == tokens

@@ -1,0 +1,78 @@
+"""`chunking_strategy` in each of its spellings: `auto`, a JSON object as text, or one part for each of its keys.
+
+Only checked so far: a recording is decoded in one go whatever it says, since it may not be longer than one utterance.
+"""
+
+import json
+import re
+
+from deployments.exceptions import InvalidRequest
+from deployments.ingress.multipart import Form, quoted
+
+NAME = "chunking_strategy"
+_KEY = re.compile(r"chunking_strategy\[(.*)\]", re.DOTALL)
+_MAX_MS = 60_000
+_TEXT_NUMBER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,19}")
+
+
+def check_chunking(form: Form) -> None:
+    """Check `chunking_strategy`, however it was sent.
+
+    Raises:
+        InvalidRequest: it is neither `auto`, null nor an object of `type` `server_vad` with OpenAI's three parameters.
+    """
+    text = form.text(NAME)
+    bracketed = {match[1]: form.text(match[0]) or "" for match in map(_KEY.fullmatch, form.names) if match}
+    if bracketed:
+        if text is not None:
+            raise _invalid("was sent both whole and by key; send it once")
+        _check_object({key: _from_text(key, value) for key, value in bracketed.items()})
+    elif text is not None and text != "auto":
+        strategy = _parse(text)
+        if isinstance(strategy, dict):
+            _check_object(strategy)
+        elif strategy not in (None, "auto"):
+            raise _invalid(f"must be 'auto' or an object with type 'server_vad', not {quoted(text)}")
+
+
+def is_chunking(name: str) -> bool:
+    """Whether a part of this name belongs to the field."""
+    return name == NAME or _KEY.fullmatch(name) is not None
+
+
+def _parse(text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _from_text(key: str, value: str) -> object:
+    """A bracket key's value as JSON would have it: what looks like a number is one."""
+    if key == "type" or not _TEXT_NUMBER.fullmatch(value):
+        return value
+    return float(value) if "." in value else int(value)
+
+
+def _check_object(strategy: dict[str, object]) -> None:
+    if "type" not in strategy:
+        raise _invalid("needs a type: 'server_vad'")
+    for key, value in strategy.items():
+        if key == "type":
+            if value != "server_vad":
+                raise _invalid(f"has type {quoted(str(value))}; the only one is 'server_vad'")
+        elif key == "threshold":
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+                raise _invalid(f"has threshold {quoted(str(value))}; expected a number from 0 to 1")
+        elif key in ("prefix_padding_ms", "silence_duration_ms"):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_MS:
+                raise _invalid(f"has {key} {quoted(str(value))}; expected an integer from 0 to {_MAX_MS}")
+        else:
+            raise _invalid(
+                f"has no parameter {quoted(key)}; those of 'server_vad' are threshold, prefix_padding_ms and "
+                "silence_duration_ms"
+            )
+
+
+def _invalid(problem: str) -> InvalidRequest:
+    return InvalidRequest(f"'{NAME}' {problem}.", param=NAME)

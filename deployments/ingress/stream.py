@@ -1,0 +1,141 @@
+"""A transcript as server-sent events, while it is being decoded.
+
+Frames are `data:` lines only, as OpenAI's are: the SDK chokes on frames of an event's name or id alone. A comment keeps
+proxies from taking a long silence for a dead connection.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+
+from fastapi import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from deployments.ingress.deadline import Deadline
+from deployments.ingress.errors import explain_error
+from deployments.ingress.formats import language_codes, logprobs_of, token_usage, warnings_header, warnings_list
+from deployments.transcription.transcript import Transcript, TranscriptWarning
+from deployments.transcription.utterance import Delta
+
+KEEP_ALIVE_S = 15.0
+"""Seconds without an event after which a comment is sent; proxies give up after 30 to 60."""
+_KEEP_ALIVE = b": keep-alive\n\n"
+_DONE = b"data: [DONE]\n\n"
+
+Items = AsyncGenerator[Delta | Transcript, None]
+
+
+async def open_stream(items: Items, deadline: Deadline, warnings: Sequence[TranscriptWarning]) -> "EventStream":
+    """Wait for the first item, so that what goes wrong before it is answered as an ordinary HTTP error.
+
+    Args:
+        items: any number of `Delta`, then the `Transcript`; closed with the answer, or when this raises.
+        deadline: when the answer must be complete. Waiting for the first item is the caller's to limit.
+        warnings: what there is to say about the request.
+
+    Raises:
+        ServiceError: the first thing that `items` did.
+    """
+    try:
+        first = await anext(items)
+    except BaseException:
+        await items.aclose()
+        raise
+    return EventStream(first, items, deadline, warnings)
+
+
+class EventStream(Response):
+    """Sends the events. Whatever ends it (the transcript, an error, the deadline, the client) closes the items."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, first: Delta | Transcript, items: Items, deadline: Deadline, warnings: Sequence[TranscriptWarning]
+    ) -> None:
+        self.status_code = 200
+        self.background = None
+        # nginx collects an answer before it passes it on, unless told not to.
+        self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **warnings_header(warnings)})
+        self._first = first
+        self._items = items
+        self._deadline = deadline
+        self._warnings = warnings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        gone = asyncio.ensure_future(_disconnect(receive))
+        frames = self._frames(gone, Request(scope))
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            async for frame in frames:
+                await send({"type": "http.response.body", "body": frame, "more_body": True})
+            if not gone.done():
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            await frames.aclose()
+            await self._items.aclose()
+            await _stop(gone)
+
+    async def _frames(self, gone: asyncio.Future[None], request: Request) -> AsyncGenerator[bytes, None]:
+        following: asyncio.Future[Delta | Transcript] | None = None
+        try:
+            item = self._first
+            while isinstance(item, Delta):
+                yield self._event(item)
+                following = asyncio.ensure_future(anext(self._items))
+                while not await self._any_done(following, gone):
+                    yield _KEEP_ALIVE
+                if gone.done():
+                    return
+                item = following.result()
+            yield self._event(item)
+            yield _DONE
+        except Exception as error:
+            _, body = explain_error(request, error)
+            yield _frame(body)
+        finally:
+            if following is not None:
+                await _stop(following)  # a generator cannot be closed while it runs
+
+    async def _any_done(self, *futures: asyncio.Future) -> bool:
+        """Wait for one of them; False when it is time for a sign of life.
+
+        Raises:
+            DeadlineExceeded: the deadline has come.
+        """
+        remaining = max(0.0, self._deadline.remaining)
+        done, _ = await asyncio.wait(futures, timeout=min(KEEP_ALIVE_S, remaining), return_when=asyncio.FIRST_COMPLETED)
+        if not done and remaining <= KEEP_ALIVE_S:
+            raise self._deadline.exceeded()
+        return bool(done)
+
+    def _event(self, item: Delta | Transcript) -> bytes:
+        if isinstance(item, Delta):
+            return _frame({"type": "transcript.text.delta", "delta": item.text, **logprobs_of(item.tokens)})
+        return _frame(
+            {
+                "type": "transcript.text.done",
+                "text": item.text,
+                "languages": language_codes(item),
+                **logprobs_of(item.tokens),
+                "usage": token_usage(item),
+                **warnings_list((*self._warnings, *item.warnings)),
+            }
+        )
+
+
+def _frame(content: dict) -> bytes:
+    return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+
+
+async def _disconnect(receive: Receive) -> None:
+    """Return when the client has gone. Ray's `receive` raises then, which is as good a sign."""
+    with suppress(Exception):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def _stop(future: asyncio.Future) -> None:
+    future.cancel()
+    await asyncio.gather(future, return_exceptions=True)

@@ -1,0 +1,150 @@
+"""Segments as SubRip (srt) and WebVTT (vtt) cues, as players and subtitle editors want them.
+
+A cue has at most two lines of 42 characters, or 20 where they are as wide as Chinese ones. The text of a longer segment
+is split into several cues, after the punctuation where possible. Until word times exist, the times between these are
+estimates: the segment's own time, shared out by characters, a wide one for two.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from deployments.transcription.transcript import Segment
+
+_NARROW, _WIDE = 10, 21
+LINE_WIDTH = 42 * _NARROW
+"""42 narrow characters, or 20 wide ones."""
+
+_WIDE_CHARACTER = re.compile(
+    "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
+)
+_CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1b\uff1a\u2026\u300d\u300f\u300b\u3009\u3011\uff09\u201d\u2019"
+# What a line may not be broken within: a word, or a character of a script that has no blanks, with the punctuation
+# that closes it. Korean is wide and has blanks.
+_UNSPACED = "\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\uff00-\uff60\U00020000-\U0003fffd"
+_ATOM = re.compile(rf"\s*(?:[{_UNSPACED}][{_CLOSING}]*|[^\s{_UNSPACED}]+[{_CLOSING}]*)")
+_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u2026\u0964\u06d4\u061f][\"'\u201d\u2019\u300d\u300f)\uff09]*$")
+_CLAUSE_END = re.compile(r"[,;:\uff0c\u3001\uff1b\uff1a\u060c\u061b][\"'\u201d\u2019\u300d\u300f)\uff09]*$")
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What is shown from `start` to `end`, in seconds."""
+
+    start: float
+    end: float
+    lines: tuple[str, ...]
+
+
+def to_srt(segments: Iterable[Segment]) -> str:
+    """Render as SubRip: numbered cues, a blank line after each."""
+    return "".join(
+        f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{_lines(cue, _plain)}\n\n"
+        for number, cue in enumerate(cues(segments), start=1)
+    )
+
+
+def to_vtt(segments: Iterable[Segment]) -> str:
+    """Render as WebVTT: its header, then cues without numbers, a blank line after each."""
+    return "WEBVTT\n\n" + "".join(
+        f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{_lines(cue, _escaped)}\n\n" for cue in cues(segments)
+    )
+
+
+def cues(segments: Iterable[Segment]) -> Iterator[Cue]:
+    """Cut segments into cues; one without text has none."""
+    for segment in segments:
+        pieces = list(_split(segment.text))
+        widths = [_width("".join(piece)) for piece in pieces]
+        start, shown = segment.start, 0
+        for piece, width in zip(pieces, widths, strict=True):
+            shown += width
+            end = segment.start + (segment.end - segment.start) * (shown / sum(widths))
+            yield Cue(start, end, _wrap(piece))
+            start = end
+
+
+def _split(text: str) -> Iterator[list[str]]:
+    """Cut the atoms of a text into pieces that fit a cue each, at the best places."""
+    atoms = _atoms(text)
+    while atoms:
+        fitting = _count_fitting(atoms)
+        if fitting < len(atoms):
+            fitting = _best_cut(atoms[:fitting])
+        yield atoms[:fitting]
+        atoms = atoms[fitting:]
+
+
+def _atoms(text: str) -> list[str]:
+    """What the text is made of, each with the blank before it; joined they are the text with single blanks."""
+    atoms: list[str] = []
+    for match in _ATOM.finditer(text):
+        blank = " " if match[0][0].isspace() and atoms else ""
+        word = match[0].strip()
+        while _width(word) > LINE_WIDTH:  # no blank in sight: Thai, or nothing a human says
+            cut = LINE_WIDTH // _WIDE if _WIDE_CHARACTER.search(word) else LINE_WIDTH // _NARROW
+            atoms.append(blank + word[:cut])
+            blank, word = "", word[cut:]
+        atoms.append(blank + word)
+    return atoms
+
+
+def _count_fitting(atoms: list[str]) -> int:
+    """How many of the first atoms go into two lines."""
+    line, lines = "", 1
+    for index, atom in enumerate(atoms):
+        if _width((line + atom).strip()) <= LINE_WIDTH:
+            line += atom
+        elif lines == 1:
+            line, lines = atom, 2
+        else:
+            return index
+    return len(atoms)
+
+
+def _best_cut(atoms: list[str]) -> int:
+    """After the last sentence, or else clause, that ends in the last two thirds of these; else after all of them."""
+    for punctuation in (_SENTENCE_END, _CLAUSE_END):
+        for count in range(len(atoms), len(atoms) // 3, -1):
+            if punctuation.search(atoms[count - 1]):
+                return count
+    return len(atoms)
+
+
+def _wrap(atoms: list[str]) -> tuple[str, ...]:
+    """One line if it fits, else two: of like width, rather with punctuation between them."""
+    whole = "".join(atoms).strip()
+    if _width(whole) <= LINE_WIDTH:
+        return (whole,)
+    pairs = [("".join(atoms[:cut]).strip(), "".join(atoms[cut:]).strip()) for cut in range(1, len(atoms))]
+    return min((pair for pair in pairs if max(map(_width, pair)) <= LINE_WIDTH), key=_ugliness)
+
+
+def _ugliness(pair: tuple[str, str]) -> int:
+    difference = abs(_width(pair[0]) - _width(pair[1]))
+    at_punctuation = _SENTENCE_END.search(pair[0]) or _CLAUSE_END.search(pair[0])
+    return difference - (LINE_WIDTH // 2 if at_punctuation else 0)
+
+
+def _width(text: str) -> int:
+    wide = len(_WIDE_CHARACTER.findall(text))
+    return wide * _WIDE + (len(text) - wide) * _NARROW
+
+
+def _lines(cue: Cue, write: Callable[[str], str]) -> str:
+    return "\n".join(map(write, cue.lines))
+
+
+def _plain(line: str) -> str:
+    return line.replace("-->", "->")  # the arrow would make it a line of times
+
+
+def _escaped(line: str) -> str:
+    """WebVTT is markup: https://www.w3.org/TR/webvtt1/#webvtt-cue-text."""
+    return line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _time(seconds: float, mark: str) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, milliseconds = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{mark}{milliseconds % 1000:03}"

@@ -1,0 +1,145 @@
+"""The ASR deployment as a recognizer: its stream, over a handle that does what Ray's does."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, TooManyRequests
+from deployments.ingress.deployment import RemoteRecognizer
+from deployments.transcription.utterance import Delta, Transcription, Utterance
+
+UTTERANCE = Utterance(np.zeros(1600, np.float32))
+END = Transcription("Hi.", "English", "stop", 2, 9, 3, -0.5)
+
+
+class Response:
+    """Like Ray's DeploymentResponseGenerator: items, then perhaps an error; `hang` waits for ever."""
+
+    def __init__(self, items: list[Any]) -> None:
+        self._items = iter(items)
+        self.cancelled = False
+
+    def __aiter__(self) -> "Response":
+        return self
+
+    async def __anext__(self) -> Any:
+        item = next(self._items, None)
+        if item is None:
+            raise StopAsyncIteration
+        if item == "hang":
+            await asyncio.Event().wait()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Handle:
+    """A deployment handle whose calls answer one after the other with `answers`."""
+
+    def __init__(self, *answers: list[Any]) -> None:
+        self.responses = [Response(items) for items in answers]
+        self.calls = 0
+        self.stream = False
+
+    def options(self, *, stream: bool) -> "Handle":
+        self.stream = stream
+        return self
+
+    @property
+    def transcribe_stream(self) -> "Handle":
+        return self
+
+    def remote(self, utterance: Utterance) -> Response:
+        assert self.stream
+        assert utterance is UTTERANCE
+        self.calls += 1
+        return self.responses[self.calls - 1]
+
+
+def task_error(cause: Exception) -> Exception:
+    error = RayTaskError("transcribe_stream", "traceback", cause)
+    return error.as_instanceof_cause()
+
+
+async def items_of(handle: Handle) -> list[Any]:
+    return [item async for item in RemoteRecognizer(handle).stream(UTTERANCE)]
+
+
+async def test_what_the_replica_says() -> None:
+    handle = Handle([Delta("Hi"), Delta("."), END])
+    assert await items_of(handle) == [Delta("Hi"), Delta("."), END]
+    assert not handle.responses[0].cancelled
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (task_error(EngineFailure("no", param="file")), EngineFailure("no", param="file")),
+        (BackPressureError(9, 8), ServiceUnavailable("The service is at its capacity. Try again in a moment.")),
+        (
+            BackPressureError(9, 8, status_code=429, retry_after_s=2.5),
+            TooManyRequests("The service is at its capacity. Try again in a moment.", retry_after_s=3),
+        ),
+        (
+            DeploymentUnavailableError("ASR"),
+            ServiceUnavailable("The service is at its capacity. Try again in a moment."),
+        ),
+    ],
+)
+@pytest.mark.parametrize("said", [[], [Delta("Hi")]])
+async def test_errors_become_our_own(said: list[Delta], error: Exception, expected: ServiceError) -> None:
+    handle = Handle([*said, error])
+    with pytest.raises(type(expected)) as caught:
+        await items_of(handle)
+    assert type(caught.value) is type(expected)
+    assert vars(caught.value) == vars(expected)
+    assert handle.calls == 1
+
+
+async def test_what_is_no_error_of_ours_stays_what_it_is() -> None:
+    with pytest.raises(RayTaskError):
+        await items_of(Handle([task_error(ZeroDivisionError())]))
+
+
+async def test_a_replica_that_dies_before_it_said_anything_is_replaced() -> None:
+    handle = Handle([ActorDiedError()], [Delta("Hi."), END])
+    assert await items_of(handle) == [Delta("Hi."), END]
+    assert handle.calls == 2
+
+
+@pytest.mark.parametrize("answers", [[[Delta("Hi"), ActorDiedError()]], [[ActorDiedError()], [ActorDiedError()]]])
+async def test_but_not_twice_and_not_in_the_middle(answers: list[list[Any]]) -> None:
+    handle = Handle(*answers)
+    with pytest.raises(ServiceUnavailable, match="The model is restarting"):
+        await items_of(handle)
+    assert handle.calls == len(answers)
+
+
+async def _close(handle: Handle) -> None:
+    items = RemoteRecognizer(handle).stream(UTTERANCE)
+    assert await anext(items) == Delta("Hi")
+    await items.aclose()
+
+
+async def _cancel(handle: Handle) -> None:
+    task = asyncio.ensure_future(items_of(handle))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("leave", [_close, _cancel])
+async def test_leaving_early_frees_the_place_in_the_engine(leave: Callable[[Handle], Any]) -> None:
+    handle = Handle([Delta("Hi"), "hang"])
+    await leave(handle)
+    assert handle.responses[0].cancelled
