@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci report clean
+.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci fuzz report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ evaluate: .venv/.dev  ## measure the demo checkpoint's error rates (needs espeak
 
 asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordings
 	$(BIN)/python -m benchmarks.asr_ci
+
+fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
+	$(BIN)/python -m benchmarks.fuzz
 
 report: .venv/.dev  ## put the measured figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report

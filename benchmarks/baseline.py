@@ -7,7 +7,6 @@ to a batch differs: all of it is padded, runs until its longest row is done, and
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from ray.serve import Application
 
 from deployments.app import wire
 from deployments.asr.deployment import BatchingConfig
+from deployments.asr.openmp import limit_spinning
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.utterance import Delta, Transcription, Utterance
@@ -68,7 +68,7 @@ def build(args: Settings) -> Application:
 
 
 def _load(settings: Settings, served_model: ServedModel, num_gpus: float) -> "StaticBatch":
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported; see deployments/asr/deployment.py
+    limit_spinning()
     import torch
 
     from benchmarks.static_batch import StaticBatch

@@ -29,6 +29,7 @@ from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import choose_dtype
 from deployments.asr.linear import pack
+from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
 from deployments.asr.request import Request
 from deployments.asr.runner import ModelRunner
@@ -67,6 +68,7 @@ class Stages:
 def main() -> None:
     """Measure all variants and print one table."""
     arguments = _parser().parse_args()
+    limit_spinning()  # in the processes started below, as in the service
     dtype = choose_dtype(arguments.dtype, CPU)
     print(machine.describe())
     rows: list[list[Cell]] = []
@@ -157,7 +159,6 @@ def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
         )
         return _ms(lambda: checkpoint.model.generate(**inputs, generation_config=config))
 
-    transcribe(1)
     first = transcribe(1)
     return Stages(None, first, (transcribe(1 + STEPS) - first) / STEPS)
 

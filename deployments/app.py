@@ -35,8 +35,9 @@ def wire(settings: Settings, asr: Any) -> Application:
     check_files(served_model.checkpoint)
     num_gpus = _gpus_per_replica(settings)
     asr = asr.options(ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus})
+    without_secrets = settings.model_copy(update={"api_keys": ()})
     # serve.deployment returns a Deployment, which a type checker cannot see through a class decorator.
-    return Ingress.bind(settings, served_model, asr.bind(settings, served_model, num_gpus))  # type: ignore[attr-defined]
+    return Ingress.bind(settings, served_model, asr.bind(without_secrets, served_model, num_gpus))  # type: ignore[attr-defined]
 
 
 def _gpus_per_replica(settings: Settings) -> float:

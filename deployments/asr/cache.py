@@ -1,5 +1,8 @@
 """The key-value cache: one slot a row, every slot as long as the longest row may get."""
 
+import math
+
+import numpy as np
 import torch
 from transformers import Qwen3Config
 
@@ -25,8 +28,8 @@ class SlotCache:
         self.slots = slots
         self.slot_tokens = slot_tokens
         shape = (slots, config.num_key_value_heads, slot_tokens, config.head_dim)
-        self._keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
-        self._values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self._keys = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
+        self._values = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
         self._all_slots = torch.arange(slots, device=device)
         self._slots = self._all_slots
         self._positions = self._all_slots
@@ -71,3 +74,10 @@ class SlotCache:
         """Copy a row to another slot."""
         for cache in (*self._keys, *self._values):
             cache[target, :, :tokens] = cache[source, :, :tokens]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # torch writes the zeros; numpy asks the system for memory that reads as zero and is only taken when written to.
+    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import logging
-import os
 from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
+from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
@@ -117,9 +117,7 @@ class ASR:
 
 
 def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> "Engine":
-    # Read when torch loads its OpenMP. Spinning at barriers, the default, makes inference ten times slower as soon as
-    # anything else wants the cores: decoding media, another replica, Ray itself.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_spinning()
     # Imported here: the process that only builds the application does not need torch.
     from deployments.asr.start import start_engine
 

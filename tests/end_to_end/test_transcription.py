@@ -132,3 +132,45 @@ def test_the_demo_is_never_passed_off_as_the_real_model(service: Service, client
     assert model.model_extra is not None
     assert model.model_extra["checkpoint"] == "demo"
     assert "DEMO checkpoint" in service.log.read_text()
+
+
+@pytest.mark.parametrize("recording", [ENGLISH[0], CHINESE[0]])
+def test_the_text_streams_while_it_is_decoded(client: openai.OpenAI, recording: Recording) -> None:
+    with recording.path.open("rb") as file:
+        upload = file.read()
+    whole = client.audio.transcriptions.create(file=upload, model=MODEL).text
+    *deltas, done = client.audio.transcriptions.create(file=upload, model=MODEL, stream=True)
+    assert len(deltas) > 5
+    assert "".join(event.delta for event in deltas if event.type == "transcript.text.delta") == whole
+    assert done.type == "transcript.text.done"
+    assert done.text == whole
+    assert done.usage is not None
+
+
+def test_log_probabilities_are_those_of_the_text(client: openai.OpenAI) -> None:
+    with ENGLISH[0].path.open("rb") as file:
+        answer = client.audio.transcriptions.create(file=file, model=MODEL, include=["logprobs"])
+    assert answer.logprobs is not None
+    assert bytes(byte for token in answer.logprobs for byte in token.bytes or ()).decode() == answer.text
+    assert all(token.logprob is not None and token.logprob <= 0 for token in answer.logprobs)
+
+
+def test_only_listed_languages_are_detected(service: Service) -> None:
+    with CHINESE[0].path.open("rb") as file:
+        answer = requests.post(
+            f"{service.url}/v1/audio/transcriptions",
+            files={"file": file},
+            data={"model": MODEL, "languages[]": ["en", "de"], "response_format": "verbose_json"},
+            timeout=60,
+        )
+    assert answer.json()["language"] in ("english", "german", "")
+
+
+def test_a_client_that_leaves_a_stream_frees_the_service(client: openai.OpenAI, service: Service) -> None:
+    with ENGLISH[0].path.open("rb") as file:
+        upload = file.read()
+    for _ in range(20):  # more than there are slots
+        stream = client.audio.transcriptions.create(file=upload, model=MODEL, stream=True)
+        next(iter(stream))
+        stream.close()
+    assert _transcribe(client, ENGLISH[0])

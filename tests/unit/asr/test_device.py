@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from transformers import Qwen3Config
@@ -27,6 +28,13 @@ def test_a_slot_takes_what_it_says() -> None:
     taken = sum(tensor.nbytes for tensor in (*cache._keys, *cache._values))
     assert taken == 4 * slot_bytes(config, 50, torch.float32)
     assert slot_bytes(RELEASED, 1, torch.bfloat16) == 112 * 1024
+
+
+def test_a_cache_takes_memory_as_it_is_written() -> None:
+    before = psutil.Process().memory_info().rss
+    cache = SlotCache(RELEASED, slots=8, slot_tokens=2048, dtype=torch.float32, device=CPU)
+    assert psutil.Process().memory_info().rss - before < 2**26, "of 3.5 GiB"
+    assert not any(tensor[-1, -1, -1].any() for tensor in (*cache._keys, *cache._values))
 
 
 def test_auto_takes_as_many_slots_as_fit(monkeypatch: pytest.MonkeyPatch) -> None:
