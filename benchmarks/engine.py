@@ -90,7 +90,7 @@ def measure(job: Job) -> list[list[Cell]]:
     weights = _decode_weights(checkpoint)
     bytes_each = {"generate": job.dtype.itemsize, "plain": job.dtype.itemsize, "packed": 2, "int8": 1}[job.variant]
     if job.variant in ("packed", "int8"):
-        layout = pack(checkpoint.model.model.audio_tower, checkpoint.model, "int8" if job.variant == "int8" else "none")
+        layout = pack(checkpoint.model, "int8" if job.variant == "int8" else "none")
         print(f"{job.variant}: {layout}", flush=True)
     memory = psutil.Process().memory_info().rss / 2**30
     floor = 1e3 * weights * bytes_each / _read_bandwidth()

@@ -65,7 +65,7 @@ def _spaced(text: str, language: Language) -> str:
 def evaluate(checkpoint: Path, sentences: int, quantization: Quantization = "none") -> list[Score]:
     """Score every group of the test set, then every trained voice on its own."""
     loaded = load(str(checkpoint), dtype=torch.float32, device=torch.device("cpu"))
-    pack(loaded.model.model.audio_tower, loaded.model, quantization)
+    pack(loaded.model, quantization)
     engine = Engine(loaded, slots=16, slot_tokens=1024, admission_s=10.0)
     try:
         return _evaluate(engine, sentences)

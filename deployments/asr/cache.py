@@ -1,8 +1,8 @@
 """The key-value cache: one slot a row, every slot as long as the longest row may get."""
 
 import math
+import mmap
 
-import numpy as np
 import torch
 from transformers import Qwen3Config
 
@@ -79,5 +79,9 @@ class SlotCache:
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    # torch writes the zeros; numpy asks the system for memory that reads as zero and is only taken when written to.
-    return torch.from_numpy(np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)).view(dtype).view(shape)
+    # torch would write the zeros, and numpy ask for huge pages, of which a single token takes a whole one. Memory that
+    # the system maps reads as zero, and is taken page by page when it is written to.
+    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)

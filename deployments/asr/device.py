@@ -73,7 +73,7 @@ def choose_slots(settings: Settings, config: Qwen3Config, dtype: torch.dtype, de
         CheckpointError: there is no room for those that were set, or for a single one.
     """
     each = slot_bytes(config, settings.slot_tokens, dtype)
-    room = _free_bytes(device, gpus)
+    room = free_bytes(device, gpus)
     wanted = MAX_AUTO_SLOTS[device.type] if settings.slots == "auto" else settings.slots
     least = 1 if settings.slots == "auto" else settings.slots
     if least * each > room:
@@ -84,8 +84,8 @@ def choose_slots(settings: Settings, config: Qwen3Config, dtype: torch.dtype, de
     return min(wanted, room // each)
 
 
-def _free_bytes(device: torch.device, gpus: float) -> int:
-    """Memory left for the cache, with a part set aside for what a step computes."""
+def free_bytes(device: torch.device, gpus: float) -> int:
+    """Memory left on a device for the cache, with a part set aside for what a step computes."""
     if device.type == "cpu":
         return int(KEPT_FOR_CACHE * psutil.virtual_memory().available)
     free, total = torch.cuda.mem_get_info(device)

@@ -5,18 +5,25 @@ the cores: half the bytes are half the time. `nn.Linear` keeps them in plain ord
 """
 
 import contextlib
+import math
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import nn
+from transformers import Qwen3ASRForConditionalGeneration
 
 Quantization = Literal["none", "int8"]
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
 _FLOAT16_STEP = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.float16).eps
 """Distance of the smallest float16 numbers: bfloat16 weights that fall between them are moved by half of it at most."""
+
+
+FEW_ROWS = 8
+"""From here on float16 weights are no faster than float32 ones."""
 
 
 class UnsuitableLayer(Exception):
@@ -59,6 +66,27 @@ class HalfLinear(nn.Module):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (..., in features) float32. Returns (..., out features) float32."""
         output: torch.Tensor = torch.ops.quantized.linear_dynamic_fp16(inputs, self._packed)
+        return output
+
+
+class DualLinear(nn.Module):
+    """`HalfLinear` for few rows, which are bound by memory, and `PackedLinear` for many, which are bound by arithmetic.
+
+    Takes three halves of the memory of a plain float32 layer.
+
+    Raises:
+        UnsuitableLayer: float16 cannot hold the weight.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self._few = HalfLinear(linear)
+        self._many = PackedLinear(linear)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Args: (..., in features) float32. Returns (..., out features) float32."""
+        rows = inputs.numel() // inputs.shape[-1]
+        output: torch.Tensor = (self._few if rows <= FEW_ROWS else self._many)(inputs)
         return output
 
 
@@ -105,17 +133,16 @@ class HalfEmbedding(nn.Module):
 
 Layout = Callable[[nn.Linear], nn.Module]
 
-_FEW_ROWS: tuple[Layout, ...] = (HalfLinear, PackedLinear)
-_MANY_ROWS: tuple[Layout, ...] = (PackedLinear,)
 
-
-def pack(audio: nn.Module, text: nn.Module, quantization: Quantization) -> str:
+def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *, spare_bytes: float = math.inf) -> str:
     """Lay out the weights of a model that runs on the CPU, in place; the plain ones are dropped.
 
+    The audio encoder only ever sees many rows at a time, the head few, and the language model both.
+
     Args:
-        audio: what only ever sees many rows at a time, and is bound by arithmetic: float16 weights would only cost.
-        text: what decodes, with its head.
+        model: in the format it was loaded in.
         quantization: `int8` replaces the weights by rounded ones.
+        spare_bytes: memory that may be taken for speed; without it the language model has float16 weights alone.
 
     Returns the name of each layout used and how many layers have it, for the log. A layer whose layout this build of
     torch lacks keeps its plain weight.
@@ -123,15 +150,24 @@ def pack(audio: nn.Module, text: nn.Module, quantization: Quantization) -> str:
     Raises:
         NotImplementedError: `int8` was asked for and this build of torch cannot do it.
     """
-    used: dict[str, int] = {}
-    for part, layouts in ((audio, _MANY_ROWS), (text, _FEW_ROWS)):
-        for parent, name, linear in _linears(part):
-            packed = _first_that_works((Int8Linear,) if quantization == "int8" else layouts, linear)
-            if quantization == "int8" and packed is linear:
-                raise NotImplementedError("quantization 'int8' needs an operator that this build of torch lacks.")
-            setattr(parent, name, packed)
-            used[type(packed).__name__] = used.get(type(packed).__name__, 0) + 1
-    for parent, name, embedding in _embeddings(text):
+    language_model = model.model.language_model
+    text = {linear for _, _, linear in _linears(language_model)}
+    spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
+    used: Counter[str] = Counter()
+    for parent, name, linear in _linears(model):
+        layouts: tuple[Layout, ...] = (PackedLinear,)
+        if quantization == "int8":
+            layouts = (Int8Linear,)
+        elif linear in text:
+            layouts = (DualLinear if spare else HalfLinear, PackedLinear)
+        elif linear is model.lm_head:
+            layouts = (HalfLinear, PackedLinear)
+        packed = _first_that_works(layouts, linear)
+        if quantization == "int8" and packed is linear:
+            raise NotImplementedError("quantization 'int8' needs an operator that this build of torch lacks.")
+        setattr(parent, name, packed)
+        used[type(packed).__name__] += 1
+    for parent, name, embedding in _embeddings(language_model):
         with contextlib.suppress(UnsuitableLayer):
             setattr(parent, name, HalfEmbedding(embedding))
     return ", ".join(f"{count} {layout}" for layout, count in sorted(used.items()))

@@ -13,6 +13,7 @@ from deployments.asr.device import (
     choose_dtype,
     choose_slots,
     choose_threads,
+    free_bytes,
 )
 from deployments.asr.engine import Engine
 from deployments.asr.linear import pack
@@ -74,6 +75,6 @@ def _lay_out(checkpoint: Checkpoint, settings: Settings) -> str:
         return "plain weights"
     model = checkpoint.model
     try:
-        return pack(audio=model.model.audio_tower, text=model, quantization=settings.quantization)
+        return pack(model, settings.quantization, spare_bytes=free_bytes(model.device, 0) / 2)
     except NotImplementedError as error:
         raise CheckpointError(str(error)) from error

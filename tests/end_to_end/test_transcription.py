@@ -151,7 +151,7 @@ def test_log_probabilities_are_those_of_the_text(client: openai.OpenAI) -> None:
     with ENGLISH[0].path.open("rb") as file:
         answer = client.audio.transcriptions.create(file=file, model=MODEL, include=["logprobs"])
     assert answer.logprobs is not None
-    assert bytes(byte for token in answer.logprobs for byte in token.bytes or ()).decode() == answer.text
+    assert bytes(int(byte) for token in answer.logprobs for byte in token.bytes or ()).decode() == answer.text
     assert all(token.logprob is not None and token.logprob <= 0 for token in answer.logprobs)
 
 

@@ -39,7 +39,7 @@ def _by_generate(utterances: list[Utterance]) -> list[str]:
 def test_all_recordings_together_give_what_generate_gives_each(utterances: list[Utterance], packed: bool) -> None:
     checkpoint = load(str(DEMO_CHECKPOINT), dtype=torch.float32, device=CPU)
     if packed:
-        pack(checkpoint.model.model.audio_tower, checkpoint.model, "none")
+        pack(checkpoint.model, "none")
     engine = Engine(checkpoint, slots=16, slot_tokens=1024, admission_s=10.0)
     try:
         answers = engine.transcribe(utterances)

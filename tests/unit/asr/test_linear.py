@@ -1,16 +1,24 @@
 """Packed and quantised layers compute what the plain ones do, within what their format can hold."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import choose_dtype
 from deployments.asr.engine import Engine
-from deployments.asr.linear import HalfEmbedding, HalfLinear, Int8Linear, PackedLinear, UnsuitableLayer, pack
+from deployments.asr.linear import (
+    DualLinear,
+    HalfEmbedding,
+    HalfLinear,
+    Int8Linear,
+    PackedLinear,
+    UnsuitableLayer,
+    pack,
+)
 from deployments.transcription.utterance import Transcription
 from tests.unit.asr.conftest import make_utterance, noise
 
@@ -36,11 +44,12 @@ def test_packed_is_the_same_but_for_rounding(rows: int, bias: bool, dtype: torch
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 200])
 @pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("layout", [HalfLinear, DualLinear])
 @torch.inference_mode()
-def test_half_is_the_same_but_for_rounding(rows: int, bias: bool) -> None:
+def test_half_is_the_same_but_for_rounding(rows: int, bias: bool, layout: type[nn.Module]) -> None:
     linear = _released(nn.Linear(64, 48, bias=bias))
     inputs = torch.randn(2, rows, 64)
-    torch.testing.assert_close(HalfLinear(linear)(inputs), linear(inputs))
+    torch.testing.assert_close(layout(linear)(inputs), linear(inputs))
 
 
 @pytest.mark.parametrize(
@@ -82,36 +91,44 @@ def test_an_embedding_is_kept_in_half_only_where_nothing_is_lost() -> None:
     assert torch.equal(HalfEmbedding(embedding)(tokens), embedding(tokens))
 
 
-def _parts() -> tuple[nn.Module, nn.Module]:
-    audio = nn.Sequential(nn.Linear(8, 8), nn.Sequential(nn.Linear(8, 4), nn.ReLU()))
-    text = nn.Sequential(nn.Embedding(10, 8), _released(nn.Linear(8, 8)), nn.Linear(8, 8))
-    return audio, text
+@pytest.fixture
+def model(native_folder: Path) -> Qwen3ASRForConditionalGeneration:
+    """In float32, with weights as a checkpoint in bfloat16 has them."""
+    return load(str(native_folder), dtype=torch.bfloat16, device=CPU).model.float()
 
 
-def test_each_layer_gets_the_layout_that_suits_it() -> None:
-    audio, text = _parts()
-    layout = pack(audio, text, "none")
-    assert layout == "1 HalfLinear, 3 PackedLinear"
-    assert [type(layer) for layer in text.children()] == [nn.Embedding, HalfLinear, PackedLinear]
-    assert sum(parameter.numel() for parameter in audio.parameters()) == 8 + 4, "only the biases are left"
+def _kinds(part: nn.Module) -> set[type[nn.Module]]:
+    kinds = (nn.Linear, PackedLinear, HalfLinear, DualLinear, Int8Linear, nn.Embedding, HalfEmbedding)
+    return {type(module) for module in part.modules() if type(module) in kinds}
 
 
-def test_int8_is_for_every_layer() -> None:
-    assert pack(*_parts(), "int8") == "4 Int8Linear"
+def test_each_part_gets_the_layout_that_suits_it(model: Qwen3ASRForConditionalGeneration) -> None:
+    layout = pack(model, "none")
+    assert layout == "14 DualLinear, 1 HalfLinear, 15 PackedLinear"
+    assert _kinds(model.model.audio_tower) == {PackedLinear}
+    assert type(model.lm_head) is HalfLinear
+    assert type(model.model.language_model.embed_tokens) is HalfEmbedding
 
 
-def test_layers_stay_plain_where_the_operators_are_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_to_spare_weights_are_kept_once(model: Qwen3ASRForConditionalGeneration) -> None:
+    assert pack(model, "none", spare_bytes=0) == "15 HalfLinear, 15 PackedLinear"
+
+
+def test_int8_is_for_every_layer(model: Qwen3ASRForConditionalGeneration) -> None:
+    assert pack(model, "int8") == "30 Int8Linear"
+
+
+def test_layers_stay_plain_where_the_operators_are_missing(
+    model: Qwen3ASRForConditionalGeneration, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def missing(self: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         raise AttributeError("no such operator")
 
     for layout in (PackedLinear, HalfLinear, Int8Linear):
         monkeypatch.setattr(layout, "forward", missing)
-    audio, text = _parts()
-    before = copy.deepcopy(text.state_dict())
-    assert pack(audio, text, "none") == "4 Linear"
-    assert text.state_dict().keys() == before.keys()
+    assert pack(model, "none") == "30 Linear"
     with pytest.raises(NotImplementedError, match="int8"):
-        pack(audio, text, "int8")
+        pack(model, "int8")
 
 
 @pytest.mark.parametrize("released", [torch.bfloat16, torch.float32])
@@ -123,7 +140,7 @@ def test_the_packed_model_answers_the_same(native_folder: Path, released: torch.
         checkpoint: Checkpoint = load(str(native_folder), dtype=released, device=CPU)
         checkpoint.model.float()
         if packed:
-            pack(checkpoint.model.model.audio_tower, checkpoint.model, "none")
+            pack(checkpoint.model, "none")
         engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0)
         try:
             results = engine.transcribe(utterances)
