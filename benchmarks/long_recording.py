@@ -57,7 +57,7 @@ def speak(count: int) -> list[Spoken]:
     speakers = voices.voices("English")
     texts = grammar.sentences("English", "test", count, seed=5)
     return [
-        Spoken(voices.speak(speakers[i % len(speakers)], text, rng).astype(np.float32) / 32768, text)
+        Spoken(voices.speak(speakers[i % len(speakers)], text, rng).astype(np.float32) / np.float32(32768), text)
         for i, text in enumerate(texts)
     ]
 
@@ -123,7 +123,7 @@ def _service(url: str | None) -> Iterator[str]:
     if url is not None:
         yield url
         return
-    with tempfile.TemporaryDirectory() as folder, Service(Path(folder) / "log", **_SETTINGS) as service:
+    with tempfile.TemporaryDirectory() as folder, Service(Path(folder) / "log", "serve", **_SETTINGS) as service:
         service.wait_until_ready()
         yield f"{service.url}/v1"
 

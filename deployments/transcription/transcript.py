@@ -5,7 +5,6 @@ from typing import Literal
 
 from deployments.transcription.utterance import Token
 
-
 WarningCode = Literal["prompt_echo", "repetition", "token_budget_exhausted", "unknown_field", "utterance_cut"]
 
 
