@@ -9,8 +9,8 @@ with pauses of 0.3 to 1.5 s. A row is one load: the sentences of ten minutes sin
 many as the longest has minutes); then one recording of each length. A word is lost or doubled where it is missing from
 the answer, or in it without having been said. Words that were heard as others are in the error rate alone.
 
-The service is started with utterances of at most 5 s: the demo checkpoint errs ten times as often in those of 20 to 30 s,
-whoever cuts them, and that is not what is measured here.
+The service is started with utterances of at most 5 s: the demo checkpoint errs ten times as often in those of 20 to
+30 s, whoever cuts them, and that is not what is measured here.
 """
 
 import argparse

@@ -80,7 +80,7 @@ class Cutter:
         return self._samples / SAMPLE_RATE
 
     def push(self, block: Waveform) -> list[Piece]:
-        """Take the next samples; return the pieces that are certain now. Blocks, for about 0.5 % of the time it lasts."""
+        """Take the next samples; return the pieces that are certain now. Blocks, for 0.5 % of their length."""
         self._samples += len(block)
         self._kept = np.concatenate([self._kept, block])
         self._note(self._finder.push(block))
