@@ -14,11 +14,12 @@ MEDIA = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
 LONGEST_S = 3600
 
 
-_ALL_IS_SPEECH = {"chunking_strategy": '{"type":"server_vad","threshold":0}'}
+ALL_IS_SPEECH = {"chunking_strategy": '{"type":"server_vad","threshold":0}'}
+"""Fields that make this project's service decode noise, in which nobody speaks. The field is OpenAI's."""
 
 
 def noise(seconds: float, *, seed: int, fields: dict[str, str] | None = None) -> Clip:
-    """White noise as a WAV file; every seed another. It is to be decoded although nobody speaks in it."""
+    """White noise as a WAV file; every seed another."""
     samples = np.random.default_rng(seed).normal(0, 3000, round(seconds * SAMPLE_RATE)).astype("<i2")
     file = io.BytesIO()
     with wave.open(file, "wb") as writer:
@@ -26,7 +27,7 @@ def noise(seconds: float, *, seed: int, fields: dict[str, str] | None = None) ->
         writer.setsampwidth(2)
         writer.setframerate(SAMPLE_RATE)
         writer.writeframes(samples.tobytes())
-    return Clip(file.getvalue(), seconds, fields=_ALL_IS_SPEECH | (fields or {}))
+    return Clip(file.getvalue(), seconds, fields=fields or {})
 
 
 def recorded(path: Path, fields: dict[str, str] | None = None) -> Clip:
