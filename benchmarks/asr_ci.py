@@ -107,7 +107,8 @@ async def transcribe(
     client: Client, recordings: list[Recording], concurrency: int, *, detect_language: bool = False
 ) -> Run:
     """Warm up with noise, which leaves nothing in any cache, then send every recording once."""
-    await closed_loop(client, [clips.noise(WARM_UP_S, seed=seed) for seed in range(concurrency)], concurrency)
+    noise = [clips.noise(WARM_UP_S, seed=seed, fields=clips.ALL_IS_SPEECH) for seed in range(concurrency)]
+    await closed_loop(client, noise, concurrency)
     uploads = [_upload(recording, None if detect_language else recording.language) for recording in recordings]
     return await closed_loop(client, uploads, concurrency)
 

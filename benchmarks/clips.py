@@ -14,6 +14,10 @@ MEDIA = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
 LONGEST_S = 3600
 
 
+ALL_IS_SPEECH = {"chunking_strategy": '{"type":"server_vad","threshold":0}'}
+"""Fields that make this project's service decode noise, in which nobody speaks. The field is OpenAI's."""
+
+
 def noise(seconds: float, *, seed: int, fields: dict[str, str] | None = None) -> Clip:
     """White noise as a WAV file; every seed another."""
     samples = np.random.default_rng(seed).normal(0, 3000, round(seconds * SAMPLE_RATE)).astype("<i2")

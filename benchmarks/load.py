@@ -5,8 +5,9 @@
 
 A closed loop keeps that many requests open at all times; Poisson arrivals come at `--rate` a second whether or not the
 service keeps up. Clips are noise of different seeds, so no cache helps, unless `--clips` names a folder of recordings.
-`--max-new-tokens` fixes the length of the answers of random weights. It is an extension of ours; what another service
-calls it can be sent with `--extra`, such as `--extra max_completion_tokens=40`.
+`--max-new-tokens` fixes the length of the answers of random weights, and has noise decoded, though nobody speaks in it.
+It is an extension of ours; what another service calls it can be sent with `--extra`, such as
+`--extra max_completion_tokens=40`.
 """
 
 import argparse
@@ -71,6 +72,8 @@ def make_clips(arguments: argparse.Namespace, load: int, requests: int) -> list[
     made = []
     for i in range(requests):
         budget = {"max_new_tokens": str(rng.randint(*arguments.max_new_tokens))} if arguments.max_new_tokens else {}
+        if budget:  # it goes to this project's service, which decodes no noise unless told to
+            budget |= clips.ALL_IS_SPEECH
         made.append(clips.noise(rng.uniform(*arguments.seconds), seed=1000 * load + i, fields=budget))
     return made
 

@@ -97,7 +97,19 @@ class Settings(BaseSettings):
         description="Language to force when a request names none, as code or English name. None detects it.",
     )
     max_utterance_s: float = Field(
-        default=30.0, gt=0, le=1200, description="Longest recording, in seconds, that is decoded in one go."
+        default=30.0,
+        ge=1,
+        le=1200,
+        description="Longest stretch of a recording, in seconds, that is decoded in one go; a longer recording is cut "
+        "at its pauses.",
+    )
+    max_duration_s: float = Field(default=21_600.0, ge=1, description="Longest recording, in seconds.")
+    utterance_window: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Utterances of one recording that are decoded at the same time, on all replicas together. More "
+        "make long recordings faster, fewer leave room for the short ones; the ingress' memory grows with it.",
     )
     max_upload_bytes: int = Field(
         default=26_214_400, gt=0, description="Largest request body in bytes (OpenAI's limit: 25 MiB)."

@@ -1,6 +1,7 @@
 """Any media file to one waveform: the way into the service for every recording."""
 
 import os
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -11,44 +12,80 @@ from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 MIN_DURATION_S = 0.1
 """Shortest recording OpenAI's API takes."""
 
+BLOCK_S = 10
+"""Seconds that are decoded at a time: what others wait for a thread, and what is judged together (`silero.py`)."""
+
 
 def decode(source: BinaryIO, *, max_duration_s: float) -> Waveform:
-    """Decode the sound of a media file, recognised by its content.
+    """Decode the sound of a media file as a whole.
 
-    Channels are averaged; of several audio tracks the default one is taken, or else the first. A waveform that leaves
-    [-1, 1], as float files and resampled square waves do, is divided by its peak: the rule of the `qwen-asr` package.
-
-    Args:
-        source: a seekable file, read from its start and left anywhere, not closed.
-        max_duration_s: longest recording accepted, in seconds.
+    A waveform that leaves [-1, 1], as float files and resampled square waves do, is divided by its peak.
 
     Returns:
         Shape `(samples,)`, contiguous, finite, in [-1, 1], from `MIN_DURATION_S` to `max_duration_s` long.
 
     Raises:
+        InvalidAudio: as `decode_blocks`.
+    """
+    return within_full_scale(np.concatenate(list(decode_blocks(source, max_duration_s=max_duration_s))))
+
+
+def decode_blocks(source: BinaryIO, *, max_duration_s: float) -> Generator[Waveform, None, None]:
+    """Decode the sound of a media file, recognised by its content, block by block.
+
+    Channels are averaged; of several audio tracks the default one is taken, or else the first. What is wrong with the
+    end of a file is only known there, after the blocks before it.
+
+    Args:
+        source: a seekable file, read from its start and left anywhere, not closed.
+        max_duration_s: longest recording accepted, in seconds.
+
+    Yields:
+        The waveform in blocks of about `BLOCK_S`, contiguous and finite, but perhaps beyond [-1, 1].
+
+    Raises:
         InvalidAudio: the bytes are no media file, hold no sound, or sound that is too short, too long, cut off,
             damaged or not finite. `deployments/audio/refusals.py` has all messages.
 
-    Blocks. Safe in several threads at once, each with its own `source`.
+    Blocks. Safe in several threads at once, each with its own `source`; the blocks of one may be drawn in any threads.
     """
     if source.seek(0, os.SEEK_END) == 0:
         raise refusals.empty()
-    header = wav.read_header(source)
-    if header is not None and header.is_plain:
-        if header.duration > max_duration_s:
-            raise refusals.too_long(max_duration_s, duration_s=header.duration)
-        waveform = wav.read_waveform(source, header)
-    else:
-        waveform = media.decode_track(source, max_duration_s)
-    if len(waveform) < MIN_DURATION_S * SAMPLE_RATE:
+    samples = 0
+    for block in _joined(_chunks(source, max_duration_s)):
+        samples += len(block)
+        if samples < MIN_DURATION_S * SAMPLE_RATE:  # it is the last one
+            break
+        if not np.isfinite(block).all():
+            raise refusals.not_finite()
+        yield block
+    if samples < MIN_DURATION_S * SAMPLE_RATE:
         raise refusals.too_short(MIN_DURATION_S)
-    return _within_full_scale(waveform)
 
 
-def _within_full_scale(waveform: Waveform) -> Waveform:
-    peak = float(np.maximum(waveform.max(), -waveform.min()))  # NaN if any sample is
-    if not np.isfinite(peak):
-        raise refusals.not_finite()
-    if peak > 1:
-        waveform /= np.float32(peak)
-    return waveform
+def within_full_scale(waveform: Waveform) -> Waveform:
+    """Divide what leaves [-1, 1] by its peak: the rule of the `qwen-asr` package."""
+    peak = max(float(waveform.max()), -float(waveform.min()))
+    return waveform / np.float32(peak) if peak > 1 else waveform
+
+
+def _chunks(source: BinaryIO, max_duration_s: float) -> Iterator[Waveform]:
+    header = wav.read_header(source)
+    if header is None or not header.is_plain:
+        yield from media.decode_track(source, max_duration_s)
+        return
+    if header.duration > max_duration_s:
+        raise refusals.too_long(max_duration_s, duration_s=header.duration)
+    yield from wav.read_chunks(source, header)
+
+
+def _joined(chunks: Iterator[Waveform]) -> Iterator[Waveform]:
+    """Join chunks into blocks of `BLOCK_S` at least, but for the last."""
+    block: list[Waveform] = []
+    for chunk in chunks:
+        block.append(chunk)
+        if sum(map(len, block)) >= BLOCK_S * SAMPLE_RATE:
+            yield np.concatenate(block)
+            block = []
+    if block:
+        yield np.concatenate(block)

@@ -56,11 +56,11 @@ _PLANES = 8
 av.logging.set_level(None)  # FFmpeg's own words help no caller and would fill the log
 
 
-def decode_track(source: BinaryIO, max_duration_s: float) -> Waveform:
+def decode_track(source: BinaryIO, max_duration_s: float) -> Iterator[Waveform]:
     """Decode the default or else first audio track of a media file, resampled to one mono waveform.
 
-    Returns:
-        Shape `(samples,)`, perhaps none; not checked for its range or for NaN.
+    Yields:
+        It in chunks of any length, perhaps none; not checked for their range or for NaN.
 
     Raises:
         InvalidAudio: no media, no sound, longer than `max_duration_s`, cut off or damaged.
@@ -73,11 +73,10 @@ def decode_track(source: BinaryIO, max_duration_s: float) -> Waveform:
             promise = read_promise(container, track, source)
             _refuse_if_promised_too_long(promise, max_duration_s)
             decoding = _Decoding(container, track, max_duration_s)
-            chunks = list(decoding.chunks())
+            yield from decoding.chunks()
             decoding.refuse_if_incomplete(promise, source)
     except _FFMPEG_ERRORS as error:
         raise refusals.unsupported() from error
-    return np.concatenate(chunks) if chunks else np.empty(0, np.float32)
 
 
 def _choose_track(container: InputContainer) -> AudioStream:

@@ -50,7 +50,7 @@ class WavHeader:
 
     @property
     def is_plain(self) -> bool:
-        """Whether `read_waveform` can read it: complete, integer or float samples."""
+        """Whether `read_chunks` can read it: complete, integer or float samples."""
         return (
             (self.format_tag, self.bits) in _DTYPES
             and 1 <= self.channels <= MAX_CHANNELS
@@ -106,12 +106,13 @@ def _parse(fmt: bytes, data_start: int, length: int, available: int) -> WavHeade
     return WavHeader(tag, channels, rate, block_align, bits, data_start, data_size, available)
 
 
-def read_waveform(source: BinaryIO, header: WavHeader) -> Waveform:
-    """Read the sound behind a plain header, shape `(samples,)`; 16 kHz mono int16 comes out as exactly x / 32768."""
+def read_chunks(source: BinaryIO, header: WavHeader) -> Iterator[Waveform]:
+    """Read the sound behind a plain header chunk by chunk; 16 kHz mono int16 comes out as exactly x / 32768."""
     source.seek(header.data_start)
     resampler = Resampler(header.rate)
-    chunks = [resampler.push(mix_down(block)) for block in _blocks(source, header)]
-    return np.concatenate([*chunks, resampler.finish()])
+    for block in _blocks(source, header):
+        yield resampler.push(mix_down(block))
+    yield resampler.finish()
 
 
 def _blocks(source: BinaryIO, header: WavHeader) -> Iterator[NDArray[np.generic]]:

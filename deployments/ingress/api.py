@@ -3,12 +3,10 @@
 Free of Ray and torch: `deployment.py` runs it in a replica, the tests in milliseconds.
 """
 
-import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from functools import partial
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from typing import BinaryIO, Protocol
 
 from fastapi import FastAPI, Request
@@ -18,7 +16,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 
-from deployments.audio.decode import decode as decode_with_ffmpeg
+from deployments.audio.decode import decode_blocks
+from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
 from deployments.ingress.deadline import Deadline
@@ -28,7 +27,8 @@ from deployments.ingress.form import requested_model, transcription_request
 from deployments.ingress.formats import render
 from deployments.ingress.keys import ApiKeyMiddleware
 from deployments.ingress.models import model_card
-from deployments.ingress.multipart import quoted, read_form
+from deployments.ingress.multipart import Form, quoted, read_form
+from deployments.ingress.recording import read_blocks
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.stream import open_stream
 from deployments.ingress.upload import UploadLimitMiddleware
@@ -46,24 +46,28 @@ _TOLD_TO_WEB_PAGES = ("x-request-id", "openai-processing-ms", "x-asr-warnings", 
 class TranscribesRecordings(Protocol):
     """What the routes need of `transcription.transcriber.Transcriber`."""
 
-    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
-        """Transcribe one recording of any length.
+    async def transcribe(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> Transcript:
+        """Transcribe one recording of any length, drawn block by block.
 
         Raises:
-            ServiceError: it cannot be transcribed, or not now.
+            ServiceError: it cannot be transcribed, or not now; or what drawing it raises.
         """
         ...
 
-    def stream(self, waveform: Waveform, options: DecodingOptions) -> AsyncGenerator[Delta | Transcript, None]:
+    def stream(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> AsyncGenerator[Delta | Transcript, None]:
         """As `transcribe`, telling the text as it is decoded: any number of `Delta`, and last the `Transcript`."""
         ...
 
 
 class Decodes(Protocol):
-    """What the routes need of `audio.decode.decode`: blocking, called in a thread of its own."""
+    """What the routes need of `audio.decode.decode_blocks`: blocking, drawn in threads of its own."""
 
-    def __call__(self, source: BinaryIO, *, max_duration_s: float) -> Waveform:
-        """Turn a media file into a waveform.
+    def __call__(self, source: BinaryIO, *, max_duration_s: float) -> Generator[Waveform, None, None]:
+        """Turn a media file into a waveform, block by block.
 
         Raises:
             InvalidAudio: there is none in it, or more than `max_duration_s` of it.
@@ -88,7 +92,7 @@ def create_app(
     settings: Settings,
     model: ServedModel,
     *,
-    decode: Decodes = decode_with_ffmpeg,
+    decode: Decodes = decode_blocks,
     fetch: Fetches = fetch_from_the_internet,
     write_request_id: bool = True,
 ) -> FastAPI:
@@ -133,22 +137,28 @@ def create_app(
             return fetch(source, max_bytes=settings.max_upload_bytes, timeout_s=settings.url_timeout_s)
         return nullcontext(source)
 
+    async def recording_of(source: BinaryIO | str, form: Form) -> AsyncGenerator[Waveform, None]:
+        async with media_of(source) as file:
+            # When this is cancelled a thread may go on, until its next read finds the file closed.
+            decoding = decode(file, max_duration_s=settings.max_duration_s)
+            async with aclosing(read_blocks(decoding, threads)) as blocks:
+                async for block in blocks:
+                    yield block
+        await form.close()  # nobody needs the upload while the model finishes
+
     @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
-        async with read_form(request) as form:
+        async with AsyncExitStack() as stack:
+            form = await stack.enter_async_context(read_form(request))
             asked = transcription_request(form, model, settings)
             deadline = Deadline(settings.request_timeout_s)
             async with deadline.enforced():
-                async with media_of(asked.source) as file:
-                    # When this is cancelled the thread goes on, until its next read finds the file closed.
-                    waveform = await asyncio.get_running_loop().run_in_executor(
-                        threads, partial(decode, file, max_duration_s=settings.max_utterance_s)
-                    )
-                await form.close()  # nobody needs the upload while the model works
+                recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
                 if asked.stream:
-                    return await open_stream(transcriber.stream(waveform, asked.options), deadline, asked.warnings)
-                transcript = await transcriber.transcribe(waveform, asked.options)
+                    items = transcriber.stream(recording, asked.options, asked.speech)
+                    return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
+                transcript = await transcriber.transcribe(recording, asked.options, asked.speech)
         return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
 
     @app.post("/v1/audio/translations")
@@ -179,6 +189,15 @@ def create_app(
         return {"status": "ok"}
 
     return app
+
+
+async def _until_closed(
+    items: AsyncGenerator[Delta | Transcript, None], stack: AsyncExitStack
+) -> AsyncGenerator[Delta | Transcript, None]:
+    """Pass the items of a stream on, and close what they are made of with them."""
+    async with stack, aclosing(items):
+        async for item in items:
+            yield item
 
 
 def _middleware(settings: Settings, *, write_request_id: bool) -> list[Middleware]:

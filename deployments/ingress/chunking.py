@@ -1,11 +1,10 @@
-"""`chunking_strategy` in each of its spellings: `auto`, a JSON object as text, or one part for each of its keys.
-
-Only checked so far: a recording is decoded in one go whatever it says, since it may not be longer than one utterance.
-"""
+"""`chunking_strategy` in each of its spellings: `auto`, a JSON object as text, or one part for each of its keys."""
 
 import json
 import re
+from typing import cast
 
+from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest
 from deployments.ingress.multipart import Form, quoted
 
@@ -15,8 +14,8 @@ _MAX_MS = 60_000
 _TEXT_NUMBER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,19}")
 
 
-def check_chunking(form: Form) -> None:
-    """Check `chunking_strategy`, however it was sent.
+def read_chunking(form: Form) -> SpeechOptions:
+    """Read `chunking_strategy`, however it was sent: what is speech, and where it may be cut.
 
     Raises:
         InvalidRequest: it is neither `auto`, null nor an object of `type` `server_vad` with OpenAI's three parameters.
@@ -26,13 +25,14 @@ def check_chunking(form: Form) -> None:
     if bracketed:
         if text is not None:
             raise _invalid("was sent both whole and by key; send it once")
-        _check_object({key: _from_text(key, value) for key, value in bracketed.items()})
-    elif text is not None and text != "auto":
+        return _speech_options({key: _from_text(key, value) for key, value in bracketed.items()})
+    if text is not None and text != "auto":
         strategy = _parse(text)
         if isinstance(strategy, dict):
-            _check_object(strategy)
-        elif strategy not in (None, "auto"):
+            return _speech_options(strategy)
+        if strategy not in (None, "auto"):
             raise _invalid(f"must be 'auto' or an object with type 'server_vad', not {quoted(text)}")
+    return SpeechOptions()
 
 
 def is_chunking(name: str) -> bool:
@@ -52,6 +52,16 @@ def _from_text(key: str, value: str) -> object:
     if key == "type" or not _TEXT_NUMBER.fullmatch(value):
         return value
     return float(value) if "." in value else int(value)
+
+
+def _speech_options(strategy: dict[str, object]) -> SpeechOptions:
+    _check_object(strategy)
+    default = SpeechOptions()
+    return SpeechOptions(
+        threshold=cast(float, strategy.get("threshold", default.threshold)),
+        padding_s=cast(int, strategy.get("prefix_padding_ms", 1000 * default.padding_s)) / 1000,
+        silence_s=cast(int, strategy.get("silence_duration_ms", 1000 * default.silence_s)) / 1000,
+    )
 
 
 def _check_object(strategy: dict[str, object]) -> None:

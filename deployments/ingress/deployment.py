@@ -123,7 +123,9 @@ class Ingress:
     def __init__(self, settings: Settings, served_model: ServedModel, asr: DeploymentHandle):
         self._settings = settings
         self._served_model = served_model
-        self._transcriber = Transcriber(RemoteRecognizer(asr), max_utterance_s=settings.max_utterance_s)
+        self._transcriber = Transcriber(
+            RemoteRecognizer(asr), max_utterance_s=settings.max_utterance_s, window=settings.utterance_window
+        )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once this replica is constructed."""

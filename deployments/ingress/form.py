@@ -8,6 +8,7 @@ not supported, then the fields in the order of the contract.
 from dataclasses import dataclass
 from typing import BinaryIO, Literal, get_args
 
+from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, UnknownModel
 from deployments.ingress import chunking
 from deployments.ingress.fields import check_choice, read_boolean, read_integer, read_number
@@ -51,6 +52,7 @@ class TranscriptionRequest:
     source: BinaryIO | str
     """The recording, open only as long as the form it came from, or the URL where it is."""
     options: DecodingOptions
+    speech: SpeechOptions
     response_format: ResponseFormat
     stream: bool
     warnings: tuple[TranscriptWarning, ...]
@@ -78,7 +80,7 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
     logprobs = _logprobs(form, response_format)
     _check_granularities(form, response_format)
     stream = _stream(form, response_format)
-    chunking.check_chunking(form)
+    speech = chunking.read_chunking(form)
     top_p = read_number(form, "top_p", low=0, high=1, above_low=True)
     top_k = read_integer(form, "top_k", low=-1, high=MAX_TOP_K)
     seed = read_integer(form, "seed", low=0, high=MAX_SEED)
@@ -95,7 +97,7 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
         max_new_tokens=_token_budget(form),
         logprobs=logprobs,
     )
-    return TranscriptionRequest(source, options, response_format, stream, _unknown_fields(form))
+    return TranscriptionRequest(source, options, speech, response_format, stream, _unknown_fields(form))
 
 
 def requested_model(form: Form, served: ServedModel) -> str:

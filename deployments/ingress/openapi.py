@@ -123,7 +123,8 @@ def _transcription_fields(served: ServedModel, settings: Settings) -> Json:
             "description": "Answer with server-sent events while the model decodes. With json and text only.",
         },
         "chunking_strategy": {
-            "description": "`auto`, or an object, as JSON text or as parts `chunking_strategy[type]` and so on.",
+            "description": "What is speech, and where a long recording is cut: `auto`, or an object, as JSON text or "
+            "as parts `chunking_strategy[type]` and so on.",
             "oneOf": [{"type": "string", "enum": ["auto"]}, {"$ref": "#/components/schemas/ServerVad"}],
         },
         "languages[]": {

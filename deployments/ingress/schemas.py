@@ -149,7 +149,8 @@ SCHEMAS: Json = {
             "response_formats": _list(_STRING) | {"description": "*Extension.*"},
             "aligner": {"type": "boolean", "description": "*Extension.* Whether word times can be had."},
             "url_input": {"type": "boolean", "description": "*Extension.* Whether `url` may be sent."},
-            "max_utterance_s": _NUMBER | {"description": "*Extension.* Longest recording, in seconds."},
+            "max_duration_s": _NUMBER | {"description": "*Extension.* Longest recording, in seconds."},
+            "max_utterance_s": _NUMBER | {"description": "*Extension.* Longest stretch decoded in one go, in seconds."},
             "max_upload_bytes": _COUNT | {"description": "*Extension.*"},
             "max_prompt_chars": _COUNT | {"description": "*Extension.*"},
         }

@@ -1,35 +1,77 @@
 """From a recording to its transcript: the single place where audio becomes text."""
 
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import TypeVar
 
-from deployments.exceptions import InvalidAudio
+from deployments.audio.cutting import Cutter, Piece
+from deployments.audio.silero import SileroVad
+from deployments.audio.speech import Listener, SpeechOptions
+from deployments.exceptions import ServiceUnavailable
+from deployments.transcription.guards import Guard, exhausted, has_loop, may_become_echo, stopped, utterance_of
+from deployments.transcription.join import join_parts
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning, Usage
-from deployments.transcription.utterance import Delta, Recognizer, Transcription, Utterance, Waveform
+from deployments.transcription.part import Heard, Part
+from deployments.transcription.telling import Telling, Turn
+from deployments.transcription.transcript import Transcript
+from deployments.transcription.utterance import Delta, Recognizer, Transcription, Waveform
+
+logger = logging.getLogger("ray.serve.asr")
+
+MAX_REFUSALS = 10
+"""So often a piece of a recording waits for its place, once other pieces have been heard."""
+_LOOP_CHECK_CHARS = 40  # looking for loops after every token would take longer than the token
 
 Item = TypeVar("Item")
 
 
 class Transcriber:
-    """Transcribes recordings with a recognizer of single utterances."""
+    """Transcribes recordings of any length with a recognizer of single utterances.
 
-    def __init__(self, recognizer: Recognizer, *, max_utterance_s: float):
+    Args:
+        recognizer: transcribes one piece of a recording.
+        max_utterance_s: longest piece, in seconds.
+        window: pieces of one recording that are with the recognizer at the same time. It bounds what a recording takes
+            of memory here, and of the recognizer's capacity there.
+        listen: makes what finds the speech in one recording.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        max_utterance_s: float,
+        window: int,
+        listen: Callable[[], Listener] = SileroVad,
+    ):
         self._recognizer = recognizer
+        self._guard = Guard(recognizer)
         self._max_utterance_s = max_utterance_s
+        self._window = window
+        self._listen = listen
+        listen()  # what it loads is loaded now, and not while the first caller waits
 
-    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
+    async def transcribe(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> Transcript:
         """Transcribe one recording.
 
-        Raises:
-            InvalidAudio: the recording is longer than one utterance may be.
-            ServiceError: whatever the recognizer raises.
-        """
-        utterance = self._utterance(waveform, options)
-        return _transcript(await self._recognizer.transcribe(utterance), utterance)
+        Args:
+            recording: its waveform in blocks of any length; drawn only as fast as it is transcribed, never closed.
+            options: for each of its utterances.
+            speech: what is speech in it.
 
-    async def stream(self, waveform: Waveform, options: DecodingOptions) -> AsyncGenerator[Delta | Transcript, None]:
+        Raises:
+            ServiceError: whatever the recording or the recognizer raises.
+        """
+        return await self._transcribe(recording, options, speech, telling=None)
+
+    async def stream(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> AsyncGenerator[Delta | Transcript, None]:
         """Transcribe one recording and tell its text as it is decoded.
 
         Yields any number of `Delta`, and last the `Transcript`, whose text is all of theirs joined. Closing the
@@ -38,19 +80,120 @@ class Transcriber:
         Raises:
             ServiceError: as `transcribe`.
         """
-        utterance = self._utterance(waveform, options)
-        async with _closing(self._recognizer.stream(utterance)) as items:
-            async for item in items:
-                yield item if isinstance(item, Delta) else _transcript(item, utterance)
+        told: asyncio.Queue[Delta | None] = asyncio.Queue()
+        # A task of its own: a generator may be drawn from by a different task each time, which no task group survives.
+        work = asyncio.create_task(self._transcribe(recording, options, speech, Telling(told.put_nowait)))
+        work.add_done_callback(lambda _: told.put_nowait(None))
+        try:
+            while (delta := await told.get()) is not None:
+                yield delta
+            yield work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
-    def _utterance(self, waveform: Waveform, options: DecodingOptions) -> Utterance:
-        utterance = Utterance(waveform, options)
-        if utterance.duration > self._max_utterance_s:
-            raise InvalidAudio(
-                f"audio duration {utterance.duration:.1f} seconds is longer than {self._max_utterance_s:g} seconds "
-                "which is the maximum for this model. Send it in shorter pieces."
-            )
-        return utterance
+    async def _transcribe(
+        self,
+        recording: AsyncIterator[Waveform],
+        options: DecodingOptions,
+        speech: SpeechOptions,
+        telling: Telling | None,
+    ) -> Transcript:
+        cutter = Cutter(self._listen(), limit_s=self._max_utterance_s, options=speech)
+        window = asyncio.Semaphore(self._window)
+        hearing: list[asyncio.Task[Heard]] = []
+
+        async def hear(piece: Piece, turn: Turn | None, *, is_first: bool) -> Heard:
+            try:
+                if turn is None:
+                    return await _patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+                return await self._tell(piece, options, turn, is_first=is_first)
+            finally:
+                window.release()
+
+        with _plain_errors():
+            async with asyncio.TaskGroup() as group, aclosing(_pieces(recording, cutter)) as pieces:
+                async for piece in pieces:
+                    await window.acquire()
+                    turn = telling.turn() if telling is not None else None
+                    hearing.append(group.create_task(hear(piece, turn, is_first=not hearing)))
+        return join_parts(
+            [task.result() for task in hearing],
+            duration=cutter.duration,
+            temperature=options.temperature,
+            forced=options.language,
+        )
+
+    async def _tell(self, piece: Piece, options: DecodingOptions, turn: Turn, *, is_first: bool) -> Heard:
+        """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
+        try:
+            answer, has_stopped = await self._say(piece, options, turn)
+        except ServiceUnavailable:
+            if not turn.take_back():
+                raise
+            heard = await _patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+        else:
+            if turn.take_back():
+                heard = await self._guard.check(piece, options, answer)
+            elif has_stopped:
+                kept = replace(answer, text=turn.told, tokens=turn.tokens, finish_reason="stop")
+                heard = Heard((Part.of(piece, kept),), (stopped(piece),))
+            else:
+                heard = Heard((Part.of(piece, answer),), exhausted(piece, answer))
+        turn.end(part.transcription for part in heard.parts)
+        return heard
+
+    async def _say(self, piece: Piece, options: DecodingOptions, turn: Turn) -> tuple[Transcription, bool]:
+        """Pass on what the recognizer says until it goes round in circles; return its answer, and whether it did."""
+        text, checked, has_stopped = "", 0, False
+        unsure: list[Delta] = []  # it may be the prompt that is heard
+        async with _closing(self._recognizer.stream(utterance_of(piece, options))) as items:
+            async for item in items:
+                if isinstance(item, Transcription):
+                    return item, has_stopped
+                text += item.text
+                unsure.append(item)
+                if len(text) >= checked + _LOOP_CHECK_CHARS:
+                    has_stopped, checked = has_stopped or has_loop(text), len(text)
+                if not has_stopped and not may_become_echo(text, options.prompt):
+                    turn.say(unsure)
+                    unsure = []
+        raise RuntimeError("the recognizer's stream ended without an answer")
+
+
+async def _pieces(recording: AsyncIterator[Waveform], cutter: Cutter) -> AsyncGenerator[Piece, None]:
+    """Cut the recording, in threads, as it comes."""
+    async for block in recording:
+        for piece in await asyncio.to_thread(cutter.push, block):
+            yield piece
+    for piece in await asyncio.to_thread(cutter.finish):
+        yield piece
+
+
+async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool) -> Heard:
+    """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
+
+    The first piece is refused at once, so that callers learn soon that the service is full.
+    """
+    refusals = 0
+    while True:
+        try:
+            return await ask()
+        except ServiceUnavailable as error:
+            refusals += 1
+            if is_first or refusals > MAX_REFUSALS:
+                raise
+            logger.warning("no place for a piece of a long recording, waiting %d s", error.retry_after_s)
+            await asyncio.sleep(error.retry_after_s)
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise the first error of a task group as it is."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
 
 
 @asynccontextmanager
@@ -61,48 +204,3 @@ async def _closing(items: AsyncIterator[Item]) -> AsyncIterator[AsyncIterator[It
     finally:
         if isinstance(items, AsyncGenerator):
             await items.aclose()
-
-
-def _transcript(transcription: Transcription, utterance: Utterance) -> Transcript:
-    return Transcript(
-        text=transcription.text,
-        language=transcription.language,
-        duration=utterance.duration,
-        segments=_segments(transcription, utterance.duration, utterance.options.temperature),
-        usage=Usage(
-            seconds=utterance.duration,
-            audio_tokens=transcription.audio_tokens,
-            text_tokens=transcription.text_tokens,
-            output_tokens=transcription.output_tokens,
-        ),
-        warnings=_warnings(transcription),
-        tokens=transcription.tokens,
-    )
-
-
-def _segments(transcription: Transcription, duration: float, temperature: float) -> tuple[Segment, ...]:
-    """One segment over the whole utterance, none where nothing was said."""
-    if not transcription.text:
-        return ()
-    return (
-        Segment(
-            start=0.0,
-            end=duration,
-            text=transcription.text,
-            language=transcription.language,
-            temperature=temperature,
-            avg_logprob=transcription.avg_logprob,
-        ),
-    )
-
-
-def _warnings(transcription: Transcription) -> tuple[TranscriptWarning, ...]:
-    if transcription.finish_reason == "stop":
-        return ()
-    return (
-        TranscriptWarning(
-            "token_budget_exhausted",
-            f"The text may be cut short: its budget of {transcription.output_tokens} tokens ran out before it ended. "
-            "Send a larger max_new_tokens or a shorter recording.",
-        ),
-    )

@@ -5,6 +5,8 @@ from typing import Literal
 
 from deployments.transcription.utterance import Token
 
+WarningCode = Literal["prompt_echo", "repetition", "token_budget_exhausted", "unknown_field", "utterance_cut"]
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -22,7 +24,7 @@ class Segment:
 class TranscriptWarning:
     """Something the caller should know about an answer that is otherwise good."""
 
-    code: Literal["token_budget_exhausted", "unknown_field"]
+    code: WarningCode
     message: str
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -13,6 +13,7 @@ import numpy as np
 import uvicorn
 from fastapi import FastAPI
 
+from deployments.audio.speech import SpeechOptions
 from deployments.ingress.api import create_app
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
@@ -51,12 +52,34 @@ class FakeTranscriber:
     hang: bool = False
     said: tuple[Delta, ...] = tuple(map(Delta, DELTAS))
     calls: list[tuple[Waveform, DecodingOptions]] = field(default_factory=list)
+    speech: SpeechOptions | None = None
+    """Those of the last call."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def transcribe(self, waveform: Waveform, options: DecodingOptions) -> Transcript:
+    async def transcribe(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> Transcript:
+        return await self._answer(await self._draw(recording), options, speech)
+
+    async def stream(
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+    ) -> AsyncGenerator[Delta | Transcript, None]:
+        try:
+            waveform = await self._draw(recording)
+            for delta in self.said:
+                yield delta
+            yield await self._answer(waveform, options, speech)
+        finally:
+            self.closed.set()
+
+    async def _draw(self, recording: AsyncIterator[Waveform]) -> Waveform:
+        return np.concatenate([block async for block in recording])
+
+    async def _answer(self, waveform: Waveform, options: DecodingOptions, speech: SpeechOptions) -> Transcript:
         self.calls.append((waveform, options))
+        self.speech = speech
         self.started.set()
         try:
             if self.hang:
@@ -68,18 +91,10 @@ class FakeTranscriber:
             raise self.answer
         return self.answer
 
-    async def stream(self, waveform: Waveform, options: DecodingOptions) -> AsyncGenerator[Delta | Transcript, None]:
-        try:
-            for delta in self.said:
-                yield delta
-            yield await self.transcribe(waveform, options)
-        finally:
-            self.closed.set()
-
 
 @dataclass
 class FakeDecoder:
-    """Answers one second of silence, or raises `error`; with `release` it waits for that first."""
+    """Yields one second of silence, or raises `error`; with `release` it waits for that first."""
 
     error: Exception | None = None
     release: threading.Event | None = None
@@ -88,7 +103,7 @@ class FakeDecoder:
     threads: list[threading.Thread] = field(default_factory=list)
     max_duration_s: float | None = None
 
-    def __call__(self, source: BinaryIO, *, max_duration_s: float) -> Waveform:
+    def __call__(self, source: BinaryIO, *, max_duration_s: float) -> Generator[Waveform, None, None]:
         self.sources.append(source)
         self.threads.append(threading.current_thread())
         self.max_duration_s = max_duration_s
@@ -97,7 +112,7 @@ class FakeDecoder:
         self.contents.append(source.read())
         if self.error is not None:
             raise self.error
-        return np.zeros(SAMPLE_RATE, np.float32)
+        yield np.zeros(SAMPLE_RATE, np.float32)
 
 
 class Service:

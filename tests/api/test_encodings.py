@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.audio.speech import SpeechOptions
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of
 
 VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silence_duration_ms": 200}
@@ -32,6 +33,29 @@ async def test_chunking_strategy(service: Service, fields: dict[str, str]) -> No
     response = await service.transcribe(**fields)
     assert response.status_code == 200
     assert "x-asr-warnings" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("fields", "speech"),
+    [
+        ({}, SpeechOptions(threshold=0.5, padding_s=0.3, silence_s=0.2)),
+        ({"": "auto"}, SpeechOptions()),
+        ({"[type]": "server_vad"}, SpeechOptions()),
+        (
+            {"[type]": "server_vad", "[threshold]": ".25", "[prefix_padding_ms]": "0", "[silence_duration_ms]": "1500"},
+            SpeechOptions(threshold=0.25, padding_s=0.0, silence_s=1.5),
+        ),
+        (
+            {"": '{"type":"server_vad","threshold":1,"prefix_padding_ms":100}'},
+            SpeechOptions(threshold=1, padding_s=0.1),
+        ),
+    ],
+)
+async def test_chunking_strategy_says_what_speech_is(
+    service: Service, fields: dict[str, str], speech: SpeechOptions
+) -> None:
+    await service.transcribe(**{f"chunking_strategy{key}": value for key, value in fields.items()})
+    assert service.transcriber.speech == speech
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ async def test_list(service: Service) -> None:
     assert card["checkpoint"] == "demo"
     assert "en" in card["languages"]
     assert len(card["languages"]) == 30
+    assert card["max_duration_s"] == service.settings.max_duration_s
     assert card["max_utterance_s"] == service.settings.max_utterance_s
     assert card["max_upload_bytes"] == 26_214_400
     assert card["max_prompt_chars"] == 4000

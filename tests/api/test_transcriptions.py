@@ -19,7 +19,7 @@ async def test_plain_request(service: Service) -> None:
     assert response.status_code == 200
     assert response.json()["text"] == TRANSCRIPT.text
     assert service.decoder.contents == [AUDIO]
-    assert service.decoder.max_duration_s == service.settings.max_utterance_s
+    assert service.decoder.max_duration_s == service.settings.max_duration_s
     [(waveform, options)] = service.transcriber.calls
     assert waveform.shape == (16_000,)
     assert options == DecodingOptions()

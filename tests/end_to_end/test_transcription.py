@@ -1,7 +1,9 @@
 """Real recordings in, their text out, as clients send and read them."""
 
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
+import numpy as np
 import openai
 import pytest
 import requests
@@ -61,7 +63,9 @@ def test_the_language_is_detected(client: openai.OpenAI, recording: Recording, l
     assert answer.language == language
     assert recording.error_rate(answer.text) <= 0.2
     assert answer.segments
-    assert answer.segments[0].end == pytest.approx(answer.duration)
+    assert 0.1 < answer.segments[0].start < answer.segments[-1].end < answer.duration - 0.1, (
+        "0.3 s of silence around it"
+    )
     assert answer.segments[0].avg_logprob < 0
 
 
@@ -80,6 +84,25 @@ def test_greedy_is_repeatable_and_sampling_is_possible(client: openai.OpenAI) ->
     greedy = {client.audio.transcriptions.create(file=upload, model=MODEL, temperature=0).text for _ in range(3)}
     assert len(greedy) == 1
     assert client.audio.transcriptions.create(file=upload, model=MODEL, temperature=1.0).text is not None
+
+
+def test_a_long_recording_is_heard_from_end_to_end(client: openai.OpenAI) -> None:
+    waveforms = []
+    for recording in ENGLISH:
+        with recording.path.open("rb") as file:
+            waveforms.append(decode(file, max_duration_s=30))
+    upload = encode(np.concatenate(waveforms), "flac")
+    whole = client.audio.transcriptions.create(file=upload, model=MODEL, response_format="verbose_json", language="en")
+    said = Recording(ENGLISH[0].path, "English", " ".join(recording.text for recording in ENGLISH))
+    # The demo checkpoint errs in utterances of 20 to 30 s (docs/configuration.md); a piece lost would be far more.
+    assert said.error_rate(whole.text) <= 0.25
+    assert whole.duration > 31
+    assert whole.segments
+    for one, following in pairwise(whole.segments):
+        assert 0 < one.start < one.end <= following.start < following.end < whole.duration
+    events = client.audio.transcriptions.create(file=upload, model=MODEL, language="en", stream=True)
+    deltas = [event.delta for event in events if event.type == "transcript.text.delta"]
+    assert "".join(deltas) == whole.text
 
 
 def test_silence_is_empty_text(service: Service) -> None:
@@ -121,9 +144,6 @@ def test_errors_reach_the_sdk_whole(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as unknown:
         client.audio.transcriptions.create(file=ENGLISH[0].path, model="whisper-99")
     assert unknown.value.code == "model_not_found"
-    too_long = encode(decode((DATA / "jfk.flac").open("rb"), max_duration_s=30).repeat(3), "wav")
-    with pytest.raises(openai.BadRequestError, match=r"33\.0 seconds is longer than 30 seconds"):
-        client.audio.transcriptions.create(file=too_long, model=MODEL)
 
 
 def test_the_demo_is_never_passed_off_as_the_real_model(service: Service, client: openai.OpenAI) -> None:

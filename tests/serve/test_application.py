@@ -23,7 +23,7 @@ Deploy = Callable[[Application], DeploymentHandle]
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = write_native(tmp_path_factory.mktemp("models") / "random-asr", "tiny")
-    return Settings(model=str(folder), max_utterance_s=10, default_language="en")
+    return Settings(model=str(folder), max_utterance_s=10, max_duration_s=20, default_language="en")
 
 
 def _wav(seconds: float) -> bytes:
@@ -42,7 +42,8 @@ def test_a_request_goes_all_the_way(deploy: Deploy, base_url: str, settings: Set
     url = f"{base_url}/v1/audio/transcriptions"
 
     def post(seconds: float = 2.0, **fields: str) -> requests.Response:
-        fields = {"model": "random-asr", "max_new_tokens": "8", **fields}
+        all_is_speech = '{"type":"server_vad","threshold":0}'
+        fields = {"model": "random-asr", "max_new_tokens": "8", "chunking_strategy": all_is_speech, **fields}
         return requests.post(url, files={"file": _wav(seconds)}, data=fields, timeout=60)
 
     answer = post(response_format="verbose_json")
@@ -54,9 +55,14 @@ def test_a_request_goes_all_the_way(deploy: Deploy, base_url: str, settings: Set
     assert plain["text"] == answer.json()["text"]
     assert plain["usage"] == {"type": "duration", "seconds": 2}
 
-    too_long = post(seconds=10.5)
+    in_two_pieces = post(seconds=10.5, response_format="verbose_json").json()
+    assert in_two_pieces["duration"] == 10.5
+    assert in_two_pieces["segments"][-1]["end"] == 10.5
+    assert post(chunking_strategy="auto").json()["text"] == "", "nobody speaks"
+
+    too_long = post(seconds=20.5)
     assert too_long.status_code == 400
-    assert "10.5 seconds is longer than 10 seconds" in too_long.json()["error"]["message"]
+    assert "20.5 seconds is longer than 20 seconds" in too_long.json()["error"]["message"]
 
     # One id, the client's own, although Serve's proxy writes it too.
     tagged = requests.get(f"{base_url}/v1/models", headers={"x-request-id": "abc-123"}, timeout=60)

@@ -1,38 +1,33 @@
 """From a recording to its transcript, with a recognizer that says what it is told to."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
-from deployments.exceptions import InvalidAudio
+from deployments.audio.speech import SpeechOptions
+from deployments.exceptions import EngineFailure, InvalidAudio, ServiceUnavailable
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
-from deployments.transcription.utterance import SAMPLE_RATE, Delta, Token, Transcription, Utterance
+from deployments.transcription.transcript import Transcript
+from deployments.transcription.utterance import Delta, Token, Transcription, Utterance, Waveform
+from tests.listening import Loudness, blocks_of, recorded, said, silence
+
+SPEECH = SpeechOptions()
+TOKENS = (Token(b"Five.", -1.0), Token(b" Six.", -1.0))
+FOUR_PIECES = recorded(1, 20, 5, 18, 5, 16, 5, 14, 1)
 
 
-class FakeRecognizer:
-    def __init__(self, answer: Transcription):
-        self.answer = answer
-        self.heard: list[Utterance] = []
-        self.closed = False
-
-    async def transcribe(self, utterance: Utterance) -> Transcription:
-        self.heard.append(utterance)
-        return self.answer
-
-    async def stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
-        try:
-            for word in self.answer.text.split():
-                yield Delta(word, self.answer.tokens)
-            yield await self.transcribe(utterance)
-        finally:
-            self.closed = True
+def number_of(utterance: Utterance) -> int:
+    """Which of the four pieces this is, from 0."""
+    return round((20.6 - utterance.duration) / 2)
 
 
-def _answer(**changes: object) -> Transcription:
-    values: dict[str, object] = {
-        "text": "Five.",
+def answer(text: str = "Five.", **changes: Any) -> Transcription:
+    values: dict[str, Any] = {
+        "text": text,
         "language": "English",
         "finish_reason": "stop",
         "audio_tokens": 26,
@@ -40,85 +35,309 @@ def _answer(**changes: object) -> Transcription:
         "output_tokens": 4,
         "avg_logprob": -0.25,
     }
-    return Transcription(**(values | changes))  # type: ignore[arg-type]
+    return Transcription(**(values | changes))
 
 
-def _silence(seconds: float) -> np.ndarray:
-    return np.zeros(round(seconds * SAMPLE_RATE), dtype=np.float32)
+class FakeRecognizer:
+    """Answers each utterance with what `say` returns for it, or raises it. The first one that it is asked is number 0.
+
+    Where `may_speak` has an event of that number, it waits for that first. In a stream the answer comes word by word.
+    """
+
+    def __init__(self, say: Callable[[int, Utterance], Transcription | Exception] | None = None):
+        self.say = say or (lambda _, utterance: answer(f"Number {number_of(utterance)}."))
+        self.heard: list[Utterance] = []
+        self.running = 0
+        self.most_running = 0
+        self.cancelled = 0
+        self.may_speak: dict[int, asyncio.Event] = {}
+
+    async def transcribe(self, utterance: Utterance) -> Transcription:
+        number = len(self.heard)
+        self.heard.append(utterance)
+        return await self._answer(number, utterance)
+
+    async def stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+        number = len(self.heard)
+        self.heard.append(utterance)
+        answered = await self._answer(number, utterance)
+        words = answered.text.split(" ")
+        for place, word in enumerate(words):
+            await asyncio.sleep(0)
+            yield Delta(word if place == 0 else f" {word}", answered.tokens[place : place + 1])
+        yield answered
+
+    async def _answer(self, number: int, utterance: Utterance) -> Transcription:
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
+        try:
+            if number in self.may_speak:
+                await self.may_speak[number].wait()
+            else:
+                await asyncio.sleep(0.001)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        said = self.say(number, utterance)
+        if isinstance(said, Exception):
+            raise said
+        return said
 
 
-async def test_the_options_reach_the_recognizer() -> None:
-    recognizer = FakeRecognizer(_answer())
-    options = DecodingOptions(language="English", prompt="Anna", temperature=0.5, max_new_tokens=7)
-    await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(2), options)
-    (utterance,) = recognizer.heard
-    assert utterance.options == options
-    assert utterance.duration == 2.0
+def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4) -> Transcriber:
+    return Transcriber(recognizer, max_utterance_s=30, window=window, listen=Loudness)
 
 
-async def test_one_segment_over_the_recording() -> None:
-    transcript = await Transcriber(FakeRecognizer(_answer()), max_utterance_s=30).transcribe(
-        _silence(2.5), DecodingOptions()
-    )
-    assert (transcript.text, transcript.language, transcript.duration) == ("Five.", "English", 2.5)
-    (segment,) = transcript.segments
-    assert (segment.start, segment.end, segment.text, segment.avg_logprob) == (0.0, 2.5, "Five.", -0.25)
-    assert transcript.usage.seconds == 2.5
-    assert transcript.warnings == ()
+async def transcribe(
+    recognizer: FakeRecognizer, waveform: Waveform, options: DecodingOptions | None = None, *, window: int = 4
+) -> Transcript:
+    recording = blocks_of(waveform)
+    return await transcriber_of(recognizer, window=window).transcribe(recording, options or DecodingOptions(), SPEECH)
 
 
-async def test_nothing_said_is_no_segment() -> None:
-    transcript = await Transcriber(FakeRecognizer(_answer(text="", language=None)), max_utterance_s=30).transcribe(
-        _silence(2), DecodingOptions()
-    )
-    assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
+async def stream(
+    recognizer: FakeRecognizer, waveform: Waveform, options: DecodingOptions | None = None
+) -> tuple[list[Delta], Transcript]:
+    items = transcriber_of(recognizer).stream(blocks_of(waveform), options or DecodingOptions(), SPEECH)
+    deltas: list[Delta] = []
+    async for item in items:
+        if isinstance(item, Transcript):
+            assert "".join(delta.text for delta in deltas) == item.text
+            assert tuple(token for delta in deltas for token in delta.tokens) == item.tokens
+            return deltas, item
+        deltas.append(item)
+    raise AssertionError("no transcript")
 
 
-async def test_running_out_of_tokens_is_never_silent() -> None:
-    transcript = await Transcriber(FakeRecognizer(_answer(finish_reason="length")), max_utterance_s=30).transcribe(
-        _silence(2), DecodingOptions()
-    )
-    (warning,) = transcript.warnings
-    assert warning.code == "token_budget_exhausted"
-    assert "max_new_tokens" in warning.message
+class TestOneUtterance:
+    async def test_the_options_reach_the_recognizer(self) -> None:
+        recognizer = FakeRecognizer()
+        options = DecodingOptions(language="English", prompt="Anna", temperature=0.5, max_new_tokens=7)
+        await transcribe(recognizer, said(2), options)
+        (utterance,) = recognizer.heard
+        assert utterance.options == options
+        assert utterance.duration == 2.0
+
+    async def test_it_is_sent_as_it_is(self) -> None:
+        recognizer = FakeRecognizer()
+        waveform = recorded(3, 20, 4, 1, 2)
+        await transcribe(recognizer, waveform)
+        assert np.array_equal(recognizer.heard[0].waveform, waveform)
+
+    async def test_what_leaves_full_scale_is_divided_by_its_peak(self) -> None:
+        recognizer = FakeRecognizer()
+        await transcribe(recognizer, said(2) * 40)
+        assert np.abs(recognizer.heard[0].waveform).max() == 1
+
+    async def test_the_segment_is_where_the_speech_is(self) -> None:
+        transcript = await transcribe(FakeRecognizer(lambda *_: answer()), recorded(1, 1.5, 1))
+        assert (transcript.text, transcript.language, transcript.duration) == ("Five.", "English", 3.5)
+        (segment,) = transcript.segments
+        assert (segment.start, segment.end) == (pytest.approx(1, abs=0.04), pytest.approx(2.5, abs=0.04))
+        assert (segment.text, segment.avg_logprob) == ("Five.", -0.25)
+        assert (transcript.usage.seconds, transcript.usage.audio_tokens) == (3.5, 26)
+        assert transcript.warnings == ()
+
+    async def test_silence_never_reaches_the_model(self) -> None:
+        recognizer = FakeRecognizer()
+        transcript = await transcribe(recognizer, silence(2))
+        assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
+        assert (transcript.duration, transcript.usage.seconds, transcript.usage.output_tokens) == (2.0, 2.0, 0)
+        assert recognizer.heard == []
+        assert await stream(recognizer, silence(2)) == ([], transcript)
+
+    async def test_nothing_understood_is_no_segment(self) -> None:
+        transcript = await transcribe(FakeRecognizer(lambda *_: answer("", language=None)), said(2))
+        assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
+
+    async def test_a_small_budget_of_the_caller_is_told_and_respected(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer(finish_reason="length"))
+        transcript = await transcribe(recognizer, said(2), DecodingOptions(max_new_tokens=4))
+        (warning,) = transcript.warnings
+        assert warning.code == "token_budget_exhausted"
+        assert "max_new_tokens" in warning.message
+        assert len(recognizer.heard) == 1
+
+    async def test_tokens_are_passed_on(self) -> None:
+        tokens = (Token(b"Five", -0.5), Token(b".", -0.25))
+        transcript = await transcribe(FakeRecognizer(lambda *_: answer(tokens=tokens)), said(2))
+        assert transcript.tokens == tokens
+
+    async def test_a_stream_ends_with_what_transcribe_answers(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("Five. Six.", tokens=TOKENS))
+        deltas, last = await stream(recognizer, said(2))
+        assert [delta.text for delta in deltas] == ["Five.", " Six."]
+        assert last == await transcribe(recognizer, said(2))
 
 
-async def test_a_recording_over_the_limit_never_reaches_the_model() -> None:
-    recognizer = FakeRecognizer(_answer())
-    with pytest.raises(InvalidAudio, match=r"audio duration 30\.5 seconds is longer than 30 seconds"):
-        await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30.5), DecodingOptions())
-    assert recognizer.heard == []
-    await Transcriber(recognizer, max_utterance_s=30).transcribe(_silence(30), DecodingOptions())
+class TestLongRecordings:
+    async def test_pieces_are_joined_in_order(self) -> None:
+        recognizer = FakeRecognizer()
+        transcript = await transcribe(recognizer, FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+        assert transcript.duration == 85.0
+        starts = [round(segment.start) for segment in transcript.segments if segment.text == "Number"]
+        assert starts == [1, 26, 49, 70]
+        assert (transcript.usage.audio_tokens, transcript.usage.output_tokens) == (4 * 26, 4 * 4)
+
+    async def test_in_order_also_where_the_first_is_the_last_to_end(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak[0] = asyncio.Event()
+        running = asyncio.create_task(transcribe(recognizer, FOUR_PIECES))
+        await asyncio.sleep(0.1)
+        recognizer.may_speak[0].set()
+        assert (await running).text == "Number 0. Number 1. Number 2. Number 3."
+
+    @pytest.mark.parametrize("window", [1, 2, 3])
+    async def test_no_more_at_once_than_the_window(self, window: int) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak[0] = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, recognizer.may_speak[0].set)
+        recognizer.may_speak |= dict.fromkeys(range(1, window), recognizer.may_speak[0])
+        await transcribe(recognizer, FOUR_PIECES, window=window)
+        assert recognizer.most_running == window
+
+    async def test_no_more_is_read_than_the_window_needs(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak = {number: asyncio.Event() for number in range(20)}
+        drawn = 0
+
+        async def recording() -> AsyncIterator[Waveform]:
+            nonlocal drawn
+            for _ in range(20):
+                drawn += 1
+                yield recorded(5, 25)
+
+        items = transcriber_of(recognizer, window=2).transcribe(recording(), DecodingOptions(), SPEECH)
+        running = asyncio.create_task(items)
+        await asyncio.sleep(0.2)
+        assert len(recognizer.heard) == 2
+        assert drawn <= 5
+        for event in recognizer.may_speak.values():
+            event.set()
+        assert (await running).text.count("Number") == 20
+
+    async def test_the_language_is_the_one_of_most_seconds(self) -> None:
+        languages = ["Chinese", "English", "English", "German"]
+        recognizer = FakeRecognizer(lambda _, heard: answer("So.", language=languages[number_of(heard)]))
+        transcript = await transcribe(recognizer, FOUR_PIECES)
+        assert transcript.language == "English"
+        assert [segment.language for segment in transcript.segments] == languages
+
+    async def test_an_error_of_one_piece_ends_the_others(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: EngineFailure("It broke."))
+        recognizer.may_speak = {number: asyncio.Event() for number in (0, 2, 3)}
+        with pytest.raises(EngineFailure, match="It broke"):
+            await transcribe(recognizer, FOUR_PIECES)
+        assert recognizer.running == 0
+        assert recognizer.cancelled >= 1
+
+    async def test_an_error_of_the_recording_ends_all_pieces(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak = {number: asyncio.Event() for number in range(4)}
+
+        async def recording() -> AsyncIterator[Waveform]:
+            async for block in blocks_of(FOUR_PIECES):
+                yield block
+            raise InvalidAudio("The file is truncated.")
+
+        with pytest.raises(InvalidAudio, match="truncated"):
+            await transcriber_of(recognizer).transcribe(recording(), DecodingOptions(), SPEECH)
+        assert recognizer.running == 0
+        assert recognizer.cancelled == len(recognizer.heard) > 0
+
+    async def test_cancelling_cancels_all_pieces(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak = {number: asyncio.Event() for number in range(4)}
+        running = asyncio.create_task(transcribe(recognizer, FOUR_PIECES))
+        await asyncio.sleep(0.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert recognizer.cancelled == 4
+
+    async def test_a_piece_that_finds_no_place_waits_for_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        waited: list[float] = []
+        sleep = asyncio.sleep
+
+        async def note(seconds: float) -> None:
+            waited.append(seconds)
+            await sleep(0)
+
+        def say(_: int, heard: Utterance) -> Transcription | Exception:
+            if number_of(heard) == 1 and waited.count(3) < 2:
+                return ServiceUnavailable("Full.", retry_after_s=3)
+            return answer(f"Number {number_of(heard)}.")
+
+        monkeypatch.setattr(asyncio, "sleep", note)
+        assert (await transcribe(FakeRecognizer(say), FOUR_PIECES)).text == "Number 0. Number 1. Number 2. Number 3."
+        assert waited.count(3) == 2
+
+    async def test_the_first_piece_is_refused_at_once(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: ServiceUnavailable("Full."))
+        with pytest.raises(ServiceUnavailable):
+            await transcribe(recognizer, said(2))
+        with pytest.raises(ServiceUnavailable):
+            await stream(recognizer, said(2))
 
 
-async def test_a_stream_ends_with_what_transcribe_answers() -> None:
-    transcriber = Transcriber(
-        FakeRecognizer(_answer(text="Five. Six.", tokens=(Token(b"5", -1.0),))), max_utterance_s=30
-    )
-    options = DecodingOptions(language="English", temperature=0.5, logprobs=True)
-    *deltas, last = [item async for item in transcriber.stream(_silence(2), options)]
-    assert deltas == [Delta("Five.", (Token(b"5", -1.0),)), Delta("Six.", (Token(b"5", -1.0),))]
-    assert last == await transcriber.transcribe(_silence(2), options)
+class TestStreams:
+    async def test_deltas_come_in_order(self) -> None:
+        deltas, transcript = await stream(FakeRecognizer(), FOUR_PIECES)
+        assert [delta.text for delta in deltas][:3] == ["Number", " 0.", " Number"]
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
 
+    async def test_the_first_unfinished_piece_is_told_live_and_the_others_wait(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak = {1: asyncio.Event()}
+        items = transcriber_of(recognizer).stream(blocks_of(FOUR_PIECES), DecodingOptions(), SPEECH)
+        assert [await anext(items), await anext(items)] == [Delta("Number"), Delta(" 0.")]
+        following = asyncio.ensure_future(anext(items))
+        await asyncio.sleep(0.1)
+        assert not following.done(), "pieces 2 and 3 are done, and wait"
+        recognizer.may_speak[1].set()
+        assert await following == Delta(" Number")
+        rest = [item async for item in items]
+        assert [item.text for item in rest[:-1]] == [" 1.", " Number 2.", " Number 3."]
 
-async def test_a_stream_that_is_closed_early_closes_the_recognizer() -> None:
-    recognizer = FakeRecognizer(_answer())
-    items = Transcriber(recognizer, max_utterance_s=30).stream(_silence(2), DecodingOptions())
-    assert await anext(items) == Delta("Five.")
-    await items.aclose()
-    assert recognizer.closed
-    assert recognizer.heard == []
+    async def test_closing_early_cancels_all_pieces(self) -> None:
+        recognizer = FakeRecognizer()
+        recognizer.may_speak = {number: asyncio.Event() for number in (1, 2, 3)}
+        items = transcriber_of(recognizer).stream(blocks_of(FOUR_PIECES), DecodingOptions(), SPEECH)
+        assert await anext(items) == Delta("Number")
+        await asyncio.sleep(0.1)
+        await items.aclose()
+        assert recognizer.cancelled == 3
+        assert recognizer.running == 0
 
+    async def test_a_different_task_may_draw_each_item(self) -> None:
+        items = transcriber_of(FakeRecognizer()).stream(blocks_of(FOUR_PIECES), DecodingOptions(), SPEECH)
+        drawn: list[Any] = []
+        while not drawn or not isinstance(drawn[-1], Transcript):
+            drawn.append(await asyncio.ensure_future(anext(items)))
+        assert drawn[-1].text == "Number 0. Number 1. Number 2. Number 3."
 
-async def test_a_recording_over_the_limit_is_not_streamed() -> None:
-    recognizer = FakeRecognizer(_answer())
-    with pytest.raises(InvalidAudio, match="longer than 30 seconds"):
-        await anext(Transcriber(recognizer, max_utterance_s=30).stream(_silence(30.5), DecodingOptions()))
+    async def test_errors_are_raised_as_they_are(self) -> None:
+        recognizer = FakeRecognizer(lambda _, heard: EngineFailure("It broke.") if number_of(heard) == 1 else answer())
+        with pytest.raises(EngineFailure, match="It broke"):
+            await stream(recognizer, FOUR_PIECES)
 
+    async def test_a_piece_that_was_not_told_is_asked_for_again(self) -> None:
+        refused: list[Utterance] = []
 
-async def test_tokens_are_passed_on() -> None:
-    tokens = (Token(b"Five", -0.5), Token(b".", -0.25))
-    transcript = await Transcriber(FakeRecognizer(_answer(tokens=tokens)), max_utterance_s=30).transcribe(
-        _silence(2), DecodingOptions(logprobs=True)
-    )
-    assert transcript.tokens == tokens
+        def say(_: int, heard: Utterance) -> Transcription | Exception:
+            if number_of(heard) == 2 and not refused:
+                refused.append(heard)
+                return ServiceUnavailable("Restarting.")
+            return answer(f"Number {number_of(heard)}.")
+
+        _, transcript = await stream(FakeRecognizer(say), FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+
+    async def test_tokens_of_several_pieces_make_up_the_text(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("So it.", tokens=(Token(b"So", -1.0), Token(b" it.", -0.5))))
+        _, transcript = await stream(recognizer, FOUR_PIECES)
+        assert b"".join(token.data for token in transcript.tokens).decode() == transcript.text
+        assert transcript.tokens == (await transcribe(recognizer, FOUR_PIECES)).tokens

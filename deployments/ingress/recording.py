@@ -1,0 +1,34 @@
+"""A recording that is decoded while it is transcribed."""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Generator
+from concurrent.futures import Executor
+from contextlib import suppress
+
+from deployments.transcription.utterance import Waveform
+
+
+async def read_blocks(blocks: Generator[Waveform, None, None], threads: Executor) -> AsyncGenerator[Waveform, None]:
+    """Draw blocks one by one, each in one of `threads`: a long recording holds none while nobody wants its next block.
+
+    Raises:
+        InvalidAudio: whatever `blocks` raises.
+    """
+    loop = asyncio.get_running_loop()
+    turn = threading.Lock()
+
+    def draw() -> Waveform | None:
+        with turn:
+            return next(blocks, None)
+
+    def close() -> None:
+        with turn:  # a generator cannot be closed while it runs, and a thread cannot be cancelled
+            blocks.close()
+
+    try:
+        while (block := await loop.run_in_executor(threads, draw)) is not None:
+            yield block
+    finally:
+        with suppress(RuntimeError):  # the application has ended
+            threads.submit(close)

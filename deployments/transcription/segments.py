@@ -1,0 +1,137 @@
+"""Segments: sentences with the times at which they were said.
+
+The recognizer tells what was said in a stretch of the recording, the speech finder when somebody spoke in it. Each
+sentence gets as much of that speech as it has of the letters; where it ends near a pause, it ends in that pause. So the
+times at pauses are true, and those of sentences without a pause in between are estimates.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+
+from deployments.audio.speech import Span
+from deployments.transcription.part import Part
+from deployments.transcription.transcript import Segment
+
+LONGEST_S = 7.0
+"""A segment is at most as long as a subtitle is shown, unless it is a single word."""
+MAX_WIDTH = 84
+"""Characters of two lines of a subtitle; a wide one counts as two."""
+
+_SNAP_S = 1.5
+"""Seconds of speech that the estimated end of a sentence may be away from the pause that it ends in."""
+
+_CLOSING = "\"'\u201d\u2019\u300d\u300f)\uff09"
+_SENTENCE = re.compile(
+    rf".+?(?:[.!?\u2026\u0964\u06d4\u061f]+[{_CLOSING}]*(?=\s|$)|[\u3002\uff01\uff1f]+[{_CLOSING}]*|$)", re.DOTALL
+)
+_WIDE = "\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\U00020000-\U0003fffd"
+_UNSPACED = "\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd"
+_WIDE_CHARACTER = re.compile(f"[{_WIDE}]")
+_CLAUSE_END = re.compile(rf"(?:[,;:\u060c\u061b][{_CLOSING}]*\s|[\uff0c\u3001\uff1b\uff1a][{_CLOSING}]*)")
+_WORD_END = re.compile(rf"\s+|(?<=[{_UNSPACED}])(?=\w)")
+_WIDE_SAYS = 3  # letters that take as long to say as a character of Chinese
+
+
+@dataclass(frozen=True)
+class _Pause:
+    after_s: float
+    """Seconds of speech before it."""
+    start: float
+    end: float
+
+
+def segments_of(part: Part, duration: float, temperature: float) -> tuple[Segment, ...]:
+    """The sentences of one part, none where nothing was said; in order, without overlap, inside the recording."""
+    transcription = part.transcription
+    texts = [sentence.strip() for sentence in _SENTENCE.findall(transcription.text) if sentence.strip()]
+    if not texts:
+        return ()
+    speech = part.speech or (Span(part.start, part.end),)
+    return tuple(
+        Segment(
+            start=round(min(span.start, duration), 3),
+            end=round(min(span.end, duration), 3),
+            text=text,
+            language=transcription.language,
+            temperature=temperature,
+            avg_logprob=transcription.avg_logprob,
+        )
+        for text, span in _short(texts, speech)
+    )
+
+
+def _short(texts: list[str], speech: Sequence[Span]) -> list[tuple[str, Span]]:
+    """Texts with their times, those that are too long for a subtitle cut until they are not."""
+    while True:
+        spans = _times(texts, speech)
+        shorter: list[str] = []
+        for text, span in zip(texts, spans, strict=True):
+            is_long = span.end - span.start > LONGEST_S or _width(text) > MAX_WIDTH
+            shorter += _halves(text) if is_long else [text]
+        if len(shorter) == len(texts):
+            return list(zip(texts, spans, strict=True))
+        texts = shorter
+
+
+def _halves(text: str) -> list[str]:
+    """Two texts, cut at the clause end or else the word end that is nearest to the middle; one if it is one word."""
+    for ends in (_CLAUSE_END, _WORD_END):
+        places = [match.end() for match in ends.finditer(text)]
+        cuts = [place for place in places if text[:place].strip() and text[place:].strip()]
+        cut = min(cuts, key=lambda place: abs(place - len(text) / 2), default=None)
+        if cut is not None and (ends is _WORD_END or len(text) / 5 <= cut <= len(text) * 4 / 5):
+            return [text[:cut].strip(), text[cut:].strip()]
+    return [text]
+
+
+def _times(texts: Sequence[str], speech: Sequence[Span]) -> list[Span]:
+    """When each text was said: all of the speech shared out, in order."""
+    said = list(accumulate((span.end - span.start for span in speech), initial=0.0))
+    weights = [_weight(text) for text in texts]
+    ends = [said[-1] * weight / sum(weights) for weight in accumulate(weights)]
+    pauses = [
+        _Pause(after_s, before.end, after.start)
+        for after_s, (before, after) in zip(said[1:-1], pairwise(speech), strict=True)
+    ]
+    first, last = speech[0].start, speech[-1].end
+    borders = [(first, first), *_borders(ends, pauses, speech, said), (last, last)]
+    return [Span(start, end) for (_, start), (end, _) in pairwise(borders)]
+
+
+def _borders(
+    ends: Sequence[float], pauses: Sequence[_Pause], speech: Sequence[Span], said: Sequence[float]
+) -> Iterator[tuple[float, float]]:
+    """Where each text but the last ends and the next begins: the two sides of a pause, or one moment of speech."""
+    for before, end, after in zip((0.0, *ends), ends[:-1], ends[1:], strict=False):
+        # At most half way into its neighbours, so that borders stay in order.
+        near = [
+            pause
+            for pause in pauses
+            if abs(pause.after_s - end) <= _SNAP_S and (before + end) / 2 < pause.after_s < (end + after) / 2
+        ]
+        if near:
+            pause = min(near, key=lambda pause: abs(pause.after_s - end))
+            yield pause.start, pause.end
+        else:
+            moment = _moment(end, speech, said)
+            yield moment, moment
+
+
+def _moment(after_s: float, speech: Sequence[Span], said: Sequence[float]) -> float:
+    """The time at which there have been so many seconds of speech."""
+    for span, before_s in zip(reversed(speech), reversed(said[:-1]), strict=True):
+        if after_s > before_s:
+            return min(span.start + after_s - before_s, span.end)
+    return speech[0].start
+
+
+def _weight(text: str) -> float:
+    """How long it takes to say, in letters."""
+    wide = len(_WIDE_CHARACTER.findall(text))
+    return max(1, sum(map(str.isalnum, text)) + (_WIDE_SAYS - 1) * wide)
+
+
+def _width(text: str) -> int:
+    return len(text) + len(_WIDE_CHARACTER.findall(text))

@@ -1,0 +1,168 @@
+"""A recognizer that loops, echoes, never ends: what is believed of its answers, and what is told about it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+
+from deployments.transcription.guards import has_loop, is_echo, without_loops
+from deployments.transcription.options import DecodingOptions
+from deployments.transcription.utterance import Transcription, Utterance
+from tests.listening import recorded, said
+from tests.unit.test_transcriber import FOUR_PIECES, FakeRecognizer, answer, number_of, stream, transcribe
+
+LOOP = "Turn " + "on and " * 30 + "on"
+
+
+class TestLoops:
+    @pytest.mark.parametrize(
+        ("looping", "once"),
+        [
+            ("像" * 119, "像"),
+            ("我" + "很好，" * 25 + "谢谢。", "我很好，谢谢。"),
+            (LOOP, "Turn on and"),
+            ("ha " * 40, "ha"),
+            ("a" * 50 + " b" * 50 + " end", "a b end"),
+            ("I said " + "that I said this. " * 21 + "Yes.", "I said that I said this. Yes."),
+        ],
+    )
+    def test_are_said_once(self, looping: str, once: str) -> None:
+        assert has_loop(looping)
+        assert without_loops(looping) == once
+
+    @pytest.mark.parametrize("text", ["", "no", "ha " * 19, "nineteen " * 10, "The 100000000 and the 10.", "很好" * 19])
+    def test_less_than_a_loop_is_left_alone(self, text: str) -> None:
+        assert not has_loop(text)
+        assert without_loops(text) == text
+
+    def test_are_looked_for_quickly(self) -> None:
+        text = " ".join(str(number) for number in range(2000))
+        started = time.perf_counter()
+        assert not has_loop(text)
+        assert time.perf_counter() - started < 0.5
+
+    async def test_are_asked_again_with_a_penalty(self) -> None:
+        def say(_: int, utterance: Utterance) -> Transcription:
+            return answer("Turn on.") if utterance.options.repetition_penalty > 1 else answer(LOOP)
+
+        recognizer = FakeRecognizer(say)
+        transcript = await transcribe(recognizer, said(3))
+        assert transcript.text == "Turn on."
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert [heard.options.repetition_penalty for heard in recognizer.heard] == [1.0, 1.15]
+
+    async def test_that_come_again_are_said_once(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer(LOOP, finish_reason="length"))
+        transcript = await transcribe(recognizer, said(3))
+        assert transcript.text == "Turn on and"
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert len(recognizer.heard) == 2
+
+    async def test_of_one_piece_leave_the_others_alone(self) -> None:
+        transcript = await transcribe(FakeRecognizer(self.say_with_one_loop), FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Again. Number 3."
+        assert "From 48.7 s to 65.3 s." in transcript.warnings[0].message
+
+    async def test_are_not_told_in_a_stream_for_ever(self) -> None:
+        _, transcript = await stream(FakeRecognizer(lambda *_: answer(LOOP + " and on" * 200)), said(3))
+        assert 0 < len(transcript.text) < 300
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+
+    async def test_that_were_not_told_yet_are_asked_again(self) -> None:
+        recognizer = FakeRecognizer(self.say_with_one_loop)
+        recognizer.may_speak[0] = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, recognizer.may_speak[0].set)
+        _, transcript = await stream(recognizer, FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Again. Number 3."
+
+    @staticmethod
+    def say_with_one_loop(_: int, heard: Utterance) -> Transcription:
+        if number_of(heard) != 2:
+            return answer(f"Number {number_of(heard)}.")
+        return answer("Again." if heard.options.repetition_penalty > 1 else LOOP)
+
+
+class TestAnswersWithoutAnEnd:
+    async def test_are_cut_in_the_longest_pause(self) -> None:
+        def say(number: int, _: Utterance) -> Transcription:
+            return answer("It goes on and", finish_reason="length") if number == 0 else answer(f"Half {number}.")
+
+        recognizer = FakeRecognizer(say)
+        transcript = await transcribe(recognizer, recorded(0, 4, 1, 4))
+        assert transcript.text == "Half 1. Half 2."
+        assert [round(heard.duration, 1) for heard in recognizer.heard] == [9.0, 4.5, 4.5]
+        assert [(round(segment.start), round(segment.end)) for segment in transcript.segments] == [(0, 4), (5, 9)]
+        assert [warning.code for warning in transcript.warnings] == ["utterance_cut"]
+
+    async def test_that_have_none_in_halves_either_are_told(self) -> None:
+        recognizer = FakeRecognizer(lambda number, _: answer(f"Part {number}", finish_reason="length"))
+        transcript = await transcribe(recognizer, recorded(0, 4, 1, 4))
+        assert transcript.text == "Part 1 Part 2"
+        codes = [warning.code for warning in transcript.warnings]
+        assert codes == ["utterance_cut", "token_budget_exhausted", "token_budget_exhausted"]
+        assert len(recognizer.heard) == 3
+
+    async def test_a_very_short_piece_is_not_cut(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("On and on", finish_reason="length"))
+        transcript = await transcribe(recognizer, said(0.9))
+        assert (transcript.text, len(recognizer.heard)) == ("On and on", 1)
+        assert [warning.code for warning in transcript.warnings] == ["token_budget_exhausted"]
+
+    async def test_what_was_told_stands(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("It goes on and", finish_reason="length"))
+        _, transcript = await stream(recognizer, recorded(0, 4, 1, 4))
+        assert transcript.text == "It goes on and"
+        assert [warning.code for warning in transcript.warnings] == ["token_budget_exhausted"]
+
+
+class TestEchoes:
+    OPTIONS = DecodingOptions(prompt="Names: Ada Lovelace, Grace Hopper.")
+
+    @staticmethod
+    def recognizer(echo: str, plain: str) -> FakeRecognizer:
+        say: Callable[[int, Utterance], Transcription] = lambda _, heard: answer(  # noqa: E731
+            echo if heard.options.prompt else plain
+        )
+        return FakeRecognizer(say)
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_of_the_prompt_on_silence_are_dropped(self, streamed: bool) -> None:
+        recognizer = self.recognizer("Ada Lovelace, Grace Hopper.", "")
+        if streamed:
+            deltas, transcript = await stream(recognizer, said(3), self.OPTIONS)
+            assert deltas == []
+        else:
+            transcript = await transcribe(recognizer, said(3), self.OPTIONS)
+        assert (transcript.text, transcript.segments) == ("", ())
+        assert [warning.code for warning in transcript.warnings] == ["prompt_echo"]
+
+    async def test_who_says_the_name_is_heard(self) -> None:
+        transcript = await transcribe(self.recognizer("Ada Lovelace.", "Aida Loveless."), said(3), self.OPTIONS)
+        assert transcript.text == "Ada Lovelace."
+        assert transcript.warnings == ()
+
+    async def test_what_is_heard_without_the_prompt_replaces_it(self) -> None:
+        transcript = await transcribe(self.recognizer("Grace Hopper", "Hm."), said(3), self.OPTIONS)
+        assert transcript.text == "Hm."
+        assert [warning.code for warning in transcript.warnings] == ["prompt_echo"]
+
+    async def test_a_text_that_begins_like_the_prompt_is_told(self) -> None:
+        recognizer = self.recognizer("Ada Lovelace, Grace Hopper and I.", "")
+        deltas, transcript = await stream(recognizer, said(3), self.OPTIONS)
+        assert [delta.text for delta in deltas] == ["Ada", " Lovelace,", " Grace", " Hopper", " and", " I."]
+        assert transcript.warnings == ()
+        assert len(recognizer.heard) == 1
+
+    @pytest.mark.parametrize(
+        ("text", "prompt", "echoes"),
+        [
+            ("Ada Lovelace", "ada lovelace, grace hopper", True),
+            ("张伟和王芳", "名字：张伟和王芳。", True),
+            ("Yes", "yesterday", False),
+            ("Ada Byron", "ada lovelace", False),
+            ("Hello there", "", False),
+        ],
+    )
+    def test_are_parts_of_the_prompt(self, text: str, prompt: str, echoes: bool) -> None:
+        assert is_echo(text, prompt) is echoes

@@ -1,0 +1,162 @@
+"""Answers become one transcript: blanks where the script has them, sentences with the times at which they were said."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.audio.speech import Span
+from deployments.transcription.join import join_answers, join_parts, separator
+from deployments.transcription.part import Heard, Part
+from deployments.transcription.segments import LONGEST_S, MAX_WIDTH, segments_of
+from deployments.transcription.transcript import Segment, TranscriptWarning
+from deployments.transcription.utterance import Token
+from tests.unit.test_transcriber import answer
+
+
+def part(text: str, *speech: tuple[float, float], start: float = 0.0, end: float = 30.0, **changes: object) -> Part:
+    return Part(start, end, tuple(Span(*times) for times in speech), answer(text, **changes))
+
+
+def segments(text: str, *speech: tuple[float, float], duration: float = 100.0) -> list[Segment]:
+    return list(segments_of(part(text, *speech), duration, 0.0))
+
+
+def timed(text: str, *speech: tuple[float, float]) -> list[tuple[float, float, str]]:
+    return [(segment.start, segment.end, segment.text) for segment in segments(text, *speech)]
+
+
+class TestSeparators:
+    @pytest.mark.parametrize(
+        ("before", "after", "between"),
+        [
+            ("Hello there.", "How are you?", " "),
+            ("你好", "世界", ""),
+            ("你好。", "世界", ""),
+            ("你好。", "Hello", ""),
+            ("Hello.", "你好", " "),
+            ("我用 iPhone", "很好", " "),
+            ("よろしく。", "お願いします", ""),
+            ("カタカナー", "ひらがな", ""),
+            ("안녕하세요", "세계", " "),
+            ("สวัสดี", "ครับ", " "),
+            ("مرحبا", "بك", " "),
+            ("", "Hello", ""),
+            ("Hello", "", ""),
+            ("Hello ", "there", ""),
+        ],
+    )
+    def test_follow_the_script(self, before: str, after: str, between: str) -> None:
+        assert separator(before, after) == between
+
+    def test_belong_to_the_token_after_them(self) -> None:
+        one, two = (
+            answer("So.", tokens=(Token(b"So.", -1.0),)),
+            answer("It is.", tokens=(Token(b"It", -2.0), Token(b" is.", 0.0))),
+        )
+        text, tokens = join_answers([one, answer(""), two])
+        assert text == "So. It is."
+        assert tokens == (Token(b"So.", -1.0), Token(b" It", -2.0), Token(b" is.", 0.0))
+
+
+class TestTranscripts:
+    def test_sum_up_their_parts(self) -> None:
+        heard = [
+            Heard((part("One.", (0, 2)), part("二。", (3, 9), language="Chinese"))),
+            Heard((part("Three.", (10, 13)),), (TranscriptWarning("repetition", "So it was."),)),
+        ]
+        transcript = join_parts(heard, duration=20.0, temperature=0.5, forced=None)
+        assert transcript.text == "One. 二。Three."
+        assert transcript.language == "Chinese"
+        assert [segment.language for segment in transcript.segments] == ["English", "Chinese", "English"]
+        assert {segment.temperature for segment in transcript.segments} == {0.5}
+        assert (transcript.usage.seconds, transcript.usage.audio_tokens, transcript.usage.output_tokens) == (
+            20.0,
+            78,
+            12,
+        )
+        assert transcript.warnings == (TranscriptWarning("repetition", "So it was."),)
+
+    def test_a_forced_language_is_told_also_of_silence(self) -> None:
+        assert join_parts([], duration=1.0, temperature=0.0, forced="English").language == "English"
+        assert join_parts([], duration=1.0, temperature=0.0, forced=None).language is None
+
+    def test_parts_without_text_have_no_say_in_the_language(self) -> None:
+        heard = [Heard((part("", (0, 9), language="Chinese"), part("So.", (10, 11))))]
+        assert join_parts(heard, duration=20.0, temperature=0.0, forced=None).language == "English"
+
+
+class TestSegments:
+    def test_are_sentences_that_end_in_pauses(self) -> None:
+        assert timed("Turn on the light. Who is there? Nobody.", (1.0, 2.5), (3.0, 4.0), (4.5, 5.0)) == [
+            (1.0, 2.5, "Turn on the light."),
+            (3.0, 4.0, "Who is there?"),
+            (4.5, 5.0, "Nobody."),
+        ]
+
+    def test_a_pause_within_a_sentence_is_none_of_its_ends(self) -> None:
+        assert timed("Turn on, I said, the light. No.", (0.0, 0.5), (0.7, 3.0), (3.5, 4.0)) == [
+            (0.0, 3.0, "Turn on, I said, the light."),
+            (3.5, 4.0, "No."),
+        ]
+
+    def test_without_a_pause_the_end_is_estimated_by_letters(self) -> None:
+        assert timed("Four. Four four.", (2.0, 5.0)) == [(2.0, 3.0, "Four."), (3.0, 5.0, "Four four.")]
+
+    @pytest.mark.parametrize(
+        ("text", "texts"),
+        [
+            ("It costs 3.50 euros, Mr.Smith. Yes.", ["It costs 3.50 euros, Mr.Smith.", "Yes."]),
+            ("你好。今天怎么样？很好！", ["你好。", "今天怎么样？", "很好！"]),
+            ('He said "No." Then he left...', ['He said "No."', "Then he left..."]),
+            ("no punctuation at all", ["no punctuation at all"]),
+            ("  ", []),
+        ],
+    )
+    def test_end_at_punctuation(self, text: str, texts: list[str]) -> None:
+        assert [segment.text for segment in segments(text, (0, 3))] == texts
+
+    def test_long_sentences_are_cut_at_their_clauses(self) -> None:
+        text = "When you come home in the evening, turn on the light in the kitchen and the hall"
+        assert timed(text, (0.0, 5.0), (5.4, 9.4)) == [
+            (0.0, 5.0, "When you come home in the evening,"),
+            (5.4, 9.4, "turn on the light in the kitchen and the hall"),
+        ]
+
+    def test_long_chinese_sentences_too(self) -> None:
+        cut = segments("各位旅客您好我们的飞机即将降落请您回到座位上" * 3, (0, 20))
+        assert len(cut) >= 3
+        assert all(segment.end - segment.start <= LONGEST_S for segment in cut)
+        assert all(2 * len(segment.text) <= MAX_WIDTH for segment in cut)
+
+    def test_no_speech_was_found(self) -> None:
+        assert timed("So.") == [(0.0, 30.0, "So.")]
+
+    def test_times_are_inside_the_recording(self) -> None:
+        (segment,) = segments("So.", (29.0, 29.984), duration=29.98)
+        assert segment.end == 29.98
+
+
+TEXTS = st.lists(
+    st.text(max_size=20)
+    | st.sampled_from(["word ", "So it is. ", "你好，", "好。", "very, ", "안녕? ", "สวัสดี", "a" * 100]),
+    max_size=30,
+).map("".join)
+GAPS = st.lists(st.tuples(st.floats(0.2, 3), st.floats(0.1, 9)), min_size=1, max_size=8)
+
+
+@given(TEXTS, GAPS)
+def test_any_segments(text: str, gaps: list[tuple[float, float]]) -> None:
+    speech, now = [], 0.0
+    for pause, length in gaps:
+        speech.append((now + pause, now + pause + length))
+        now += pause + length
+    cut = segments(text, *speech, duration=now)
+    assert "".join("".join(segment.text.split()) for segment in cut) == "".join(text.split())
+    for segment in cut:
+        assert 0 <= segment.start <= segment.end <= now + 0.001
+        assert segment.text == segment.text.strip() != ""
+        assert segment.end - segment.start <= LONGEST_S + 0.002 or " " not in segment.text
+    for one, following in pairwise(cut):
+        assert one.end <= following.start
