@@ -52,6 +52,8 @@ class Service:
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            # A shell that runs us in the background has children ignore Ctrl-C; this one shall heed it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def __enter__(self) -> Self:
