@@ -15,6 +15,8 @@ import torch
 from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
+from deployments.exceptions import CheckpointError
+
 Quantization = Literal["none", "int8"]
 
 _FLOAT16_MAX = torch.finfo(torch.float16).max
@@ -23,7 +25,7 @@ _FLOAT16_STEP = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.f
 
 
 FEW_ROWS = 8
-"""From here on float16 weights are no faster than float32 ones."""
+"""Up to so many rows float16 weights are the faster ones."""
 
 
 class UnsuitableLayer(Exception):
@@ -148,7 +150,7 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     torch lacks keeps its plain weight.
 
     Raises:
-        NotImplementedError: `int8` was asked for and this build of torch cannot do it.
+        CheckpointError: `int8` was asked for and this build of torch lacks its operators.
     """
     language_model = model.model.language_model
     text = {linear for _, _, linear in _linears(language_model)}
@@ -164,7 +166,9 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
             layouts = (HalfLinear, PackedLinear)
         packed = _first_that_works(layouts, linear)
         if quantization == "int8" and packed is linear:
-            raise NotImplementedError("quantization 'int8' needs an operator that this build of torch lacks.")
+            raise CheckpointError(
+                f"quantization 'int8' needs operators that torch {torch.__version__} lacks here. Set it to 'none'."
+            )
         setattr(parent, name, packed)
         used[type(packed).__name__] += 1
     for parent, name, embedding in _embeddings(language_model):
