@@ -1,7 +1,7 @@
-"""Attention of the language model over prompts and over slots, in place of transformers' own.
+"""Attention of the language model over prompts and over slots.
 
-Those see a padded batch. Here all tokens of a forward pass come as one row: the prompts of many utterances one after
-the other, or a token of each running row with a piece of a prompt behind them.
+All tokens of a forward pass come as one row, without padding: the prompts of many utterances one after the other, or a
+token of each running row with a piece of a prompt behind them.
 """
 
 import importlib.util
@@ -10,10 +10,6 @@ from itertools import accumulate, pairwise
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-
-NAME = "qwen3_asr_slots"
-"""What the text configuration names as its attention implementation."""
 
 
 class Prompts:
@@ -59,62 +55,48 @@ class Step:
 
 
 def attend(
-    module: torch.nn.Module,
     query: torch.Tensor,
     keys: torch.Tensor,
     values: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    cached: tuple[torch.Tensor, torch.Tensor],
     *,
     scaling: float,
     batch: Prompts | Step,
-    **_: object,
-) -> tuple[torch.Tensor, None]:
-    """Attention of one layer, as transformers calls it.
+) -> torch.Tensor:
+    """Attention of one layer.
 
     Args:
-        module: the layer's attention.
-        query: (1, heads, tokens, head_dim).
-        keys: of the same tokens where they are `Prompts`, of all slots in a `Step`: what `SlotCache.update` returns.
+        query: (tokens, heads, head_dim).
+        keys: (tokens, key-value heads, head_dim).
         values: as `keys`.
-        attention_mask: None; `batch` says who sees whom.
+        cached: keys and values of all slots, those of these tokens included: (slots, key-value heads, slot_tokens,
+            head_dim) both.
         scaling: of the scores.
         batch: what the tokens are.
 
-    Returns (1, tokens, heads, head_dim), and no weights.
+    Returns (tokens, heads, head_dim).
     """
     if isinstance(batch, Step):
-        return _attend_to_slots(query, keys, values, batch, scaling).unsqueeze(0), None
+        return _attend_to_slots(query, *cached, batch, scaling)
     if _flash_attention_serves(query):
-        return _attend_with_flash(query, keys, values, batch, scaling), None
+        return _attend_with_flash(query, keys, values, batch, scaling)
+    keys, values = keys.transpose(0, 1), values.transpose(0, 1)
     outputs = [
-        scaled_dot_product_attention(
-            query[:, :, start:end],
-            _repeat(keys[:, :, start:end], query.shape[1]),
-            _repeat(values[:, :, start:end], query.shape[1]),
-            is_causal=True,
-            scale=scaling,
-        )
+        _attend_causally(query[start:end], keys[:, start:end], values[:, start:end], scaling)
         for start, end in batch.spans
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs)
 
 
 def _attend_to_slots(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step, scaling: float
 ) -> torch.Tensor:
-    """(tokens, heads, head_dim)."""
     outputs = []
     if step.rows:
-        outputs.append(_attend_with_rows(query[0, :, : step.rows], keys, values, step, scaling))
+        outputs.append(_attend_with_rows(query[: step.rows], keys, values, step, scaling))
     if (piece := step.piece) is not None:
-        output = scaled_dot_product_attention(
-            query[:, :, step.rows :],
-            _repeat(keys[piece.slot : piece.slot + 1, :, : piece.end], query.shape[1]),
-            _repeat(values[piece.slot : piece.slot + 1, :, : piece.end], query.shape[1]),
-            attn_mask=step.piece_mask,
-            scale=scaling,
-        )
-        outputs.append(output[0].transpose(0, 1))
+        keys, values = keys[piece.slot, :, : piece.end], values[piece.slot, :, : piece.end]
+        outputs.append(_attend_causally(query[step.rows :], keys, values, scaling, step.piece_mask))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -122,15 +104,30 @@ def _attend_with_rows(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step, scaling: float
 ) -> torch.Tensor:
     """The query heads that share a key-value head stand in as the tokens of one: nothing has to be repeated."""
-    heads, rows, head_dim = query.shape
-    grouped = query.transpose(0, 1).reshape(rows, keys.shape[1], heads // keys.shape[1], head_dim)
+    rows, heads, head_dim = query.shape
+    grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], head_dim)
     keys, values = keys[step.slots, :, : step.length], values[step.slots, :, : step.length]
     output = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.mask, scale=scaling)
     return output.reshape(rows, heads, head_dim)
 
 
-def _repeat(tensor: torch.Tensor, heads: int) -> torch.Tensor:
-    return tensor.repeat_interleave(heads // tensor.shape[1], dim=1)
+def _attend_causally(
+    query: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    scaling: float,
+    mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attention of one sequence, its query (tokens, heads, head_dim), its keys (key-value heads, length, head_dim)."""
+    output = scaled_dot_product_attention(
+        query.transpose(0, 1)[None],
+        keys.repeat_interleave(query.shape[1] // len(keys), dim=0)[None],
+        values.repeat_interleave(query.shape[1] // len(values), dim=0)[None],
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+    )
+    return output[0].transpose(0, 1)
 
 
 def _flash_attention_serves(query: torch.Tensor) -> bool:
@@ -144,7 +141,9 @@ def _attend_with_flash(
     from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
 
     output: torch.Tensor = flash_attn_varlen_func(
-        *(tensor[0].transpose(0, 1) for tensor in (query, keys, values)),
+        query,
+        keys,
+        values,
         cu_seqlens_q=batch.bounds,
         cu_seqlens_k=batch.bounds,
         max_seqlen_q=batch.longest,
@@ -152,7 +151,4 @@ def _attend_with_flash(
         softmax_scale=scaling,
         causal=True,
     )
-    return output.unsqueeze(0)
-
-
-AttentionInterface.register(NAME, attend)
+    return output

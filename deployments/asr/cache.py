@@ -19,8 +19,6 @@ class SlotCache:
     Those grow and shrink with the whole batch; here a row joins, grows and leaves on its own. The running rows always
     hold the slots `0..rows-1`, so that a decode step works on views. On the CPU, memory that was never written to is
     not taken from the system yet.
-
-    `update` is all that the attention layers call. Where it writes to is set before each forward pass, by `begin`.
     """
 
     def __init__(self, config: Qwen3Config, *, slots: int, slot_tokens: int, dtype: torch.dtype, device: torch.device):
@@ -30,34 +28,24 @@ class SlotCache:
         self._keys = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
         self._values = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
         self._slots = self._positions = torch.empty(0, dtype=torch.long, device=device)
-        self._prompts_alone = False
 
-    def begin(self, slots: torch.Tensor, positions: torch.Tensor, *, prompts_alone: bool) -> None:
+    def begin(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
         """Say where the tokens of the next forward pass go.
 
         Args:
             slots: (tokens,) the slot of each.
             positions: (tokens,) where in its slot it goes.
-            prompts_alone: they are whole prompts, whose attention needs nothing that is in the cache.
         """
-        self._slots, self._positions, self._prompts_alone = slots, positions, prompts_alone
+        self._slots, self._positions = slots, positions
 
-    def update(
-        self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the keys and values of one layer; return those that its attention reads.
+    def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Take the keys and values of one layer, (tokens, heads, head_dim) both."""
+        self._keys[layer][self._slots, :, self._positions] = keys
+        self._values[layer][self._slots, :, self._positions] = values
 
-        Args:
-            keys: (1, heads, tokens, head_dim).
-            values: as `keys`.
-            layer: which.
-
-        Returns `keys` and `values` where prompts are alone, else all slots: (slots, heads, slot_tokens, head_dim).
-        """
-        all_keys, all_values = self._keys[layer], self._values[layer]
-        all_keys[self._slots, :, self._positions] = keys[0].transpose(0, 1)
-        all_values[self._slots, :, self._positions] = values[0].transpose(0, 1)
-        return (keys, values) if self._prompts_alone else (all_keys, all_values)
+    def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """All keys and values of one layer, (slots, heads, slot_tokens, head_dim) both."""
+        return self._keys[layer], self._values[layer]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row to another slot."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
+from deployments.asr.decoder import Decoder
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]
@@ -139,7 +140,8 @@ Layout = Callable[[nn.Linear], nn.Module]
 def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *, spare_bytes: float = math.inf) -> str:
     """Lay out the weights of a model that runs on the CPU, in place; the plain ones are dropped.
 
-    The audio encoder only ever sees many rows at a time, the head few, and the language model both.
+    The language model becomes a `Decoder`. The audio encoder only ever sees many rows at a time, the head few, and the
+    language model both.
 
     Args:
         model: in the format it was loaded in.
@@ -152,7 +154,7 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
     """
-    language_model = model.model.language_model
+    language_model = Decoder.of(model)
     text = {linear for _, _, linear in _linears(language_model)}
     spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
     used: Counter[str] = Counter()

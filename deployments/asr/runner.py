@@ -5,10 +5,10 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from deployments.asr import attention
 from deployments.asr.attention import Piece, Prompts, Step
 from deployments.asr.cache import SlotCache
 from deployments.asr.checkpoint import Checkpoint
+from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
 from deployments.asr.prompt import Prompt
@@ -20,11 +20,8 @@ logger = logging.getLogger("ray.serve.asr")
 class ModelRunner:
     """The language model over a `SlotCache`, with the audio encoder in front.
 
-    The layers are called directly: `generate` and the model's own `forward` build masks and caches for a batch whose
-    rows begin and end together.
-
     Args:
-        checkpoint: the loaded model; from now on its text part attends as `attention.attend` does.
+        checkpoint: the loaded model; from now on its language model is a `Decoder`.
         prompt: of the same checkpoint.
         slots: rows that run together at most.
         slot_tokens: tokens that one row may need.
@@ -33,8 +30,7 @@ class ModelRunner:
 
     def __init__(self, checkpoint: Checkpoint, prompt: Prompt, *, slots: int, slot_tokens: int, graphs: bool = False):
         model = checkpoint.model
-        self._language_model = model.model.language_model
-        self._language_model.config._attn_implementation = attention.NAME
+        self._decoder = Decoder.of(model)
         self._head = model.lm_head
         self._audio_id = prompt.audio_id
         self._device = model.device
@@ -66,9 +62,9 @@ class ModelRunner:
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
         positions = self._on_device(torch.cat([torch.arange(length) for length in lengths]))
         prompts = Prompts(lengths, self._device)
-        self.cache.begin(self._on_device(slots), positions, prompts_alone=True)
-        hidden = self._forward(torch.cat([sequence.prompt for sequence in sequences]), positions, prompts)
-        return self._head(hidden[prompts.bounds[1:] - 1]).float()
+        self.cache.begin(self._on_device(slots), positions)
+        embeddings = torch.cat([sequence.prompt for sequence in sequences])
+        return self._head(self._decoder(embeddings, positions, self.cache, prompts, prompts.bounds[1:] - 1)).float()
 
     def decode(
         self, sequences: Items[Sequence], first_slot: int = 0, *, reading: Sequence | None = None, until: int = 0
@@ -97,8 +93,8 @@ class ModelRunner:
     def _step(self, tokens: torch.Tensor, positions: torch.Tensor, first_slot: int, length: int) -> torch.Tensor:
         """One decode step; nothing in here depends on what a tensor holds, so that it can be recorded as a graph."""
         step = Step(first_slot, positions, length)
-        self.cache.begin(self._slots[step.slots], positions, prompts_alone=False)
-        return self._head(self._forward(self._embed_tokens(tokens), positions, step)).float()
+        self.cache.begin(self._slots[step.slots], positions)
+        return self._head(self._decoder(self._embed_tokens(tokens), positions, self.cache, step)).float()
 
     def _step_reading(
         self,
@@ -113,10 +109,10 @@ class ModelRunner:
         step = Step(first_slot, self._on_device(positions), length, piece)
         slots = torch.cat([self._slots[step.slots], self._slots[piece.slot].expand(piece.end - piece.start)])
         positions = self._on_device(torch.cat([positions, torch.arange(piece.start, piece.end)]))
-        self.cache.begin(slots, positions, prompts_alone=False)
-        prompt = reading.prompt[piece.start : piece.end]
-        hidden = self._forward(torch.cat([self._embed_tokens(self._on_device(tokens)), prompt]), positions, step)
-        return self._head(torch.cat([hidden[: step.rows], hidden[-1:]])).float()
+        self.cache.begin(slots, positions)
+        embeddings = torch.cat([self._embed_tokens(self._on_device(tokens)), reading.prompt[piece.start : piece.end]])
+        wanted = self._on_device(torch.tensor([*range(step.rows), len(embeddings) - 1]))
+        return self._head(self._decoder(embeddings, positions, self.cache, step, wanted)).float()
 
     @torch.inference_mode()
     def _record_graphs(self) -> DecodeGraphs | None:
@@ -133,19 +129,8 @@ class ModelRunner:
             return None
         return graphs
 
-    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, batch: Prompts | Step) -> torch.Tensor:
-        """From embeddings to last hidden states, (tokens, hidden) both."""
-        hidden = tokens[None]
-        rotation = self._language_model.rotary_emb(hidden, positions[None])
-        for layer in self._language_model.layers:
-            hidden = layer(
-                hidden, attention_mask=None, past_key_values=self.cache, position_embeddings=rotation, batch=batch
-            )
-        normed: torch.Tensor = self._language_model.norm(hidden)
-        return normed[0]
-
     def _embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
-        embeddings: torch.Tensor = self._language_model.embed_tokens(ids)
+        embeddings: torch.Tensor = self._decoder.embed_tokens(ids)
         return embeddings
 
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,155 @@
+"""The language model, laid out for decoding: the same weights as transformers' Qwen3, in fewer and larger operations.
+
+A decode step is short. In transformers' layers a third of it goes into small operations: here queries, keys and values
+come of one matrix product, gates and values of the feed-forward part of another, and queries and keys are normalised
+and rotated together.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.nn.functional import rms_norm
+from transformers import Qwen3ASRForConditionalGeneration
+
+from deployments.asr.attention import Prompts, Step, attend
+from deployments.asr.cache import SlotCache
+
+
+class Decoder(nn.Module):
+    """All layers, from embeddings to the last hidden states.
+
+    Args:
+        model: transformers' language model; its parameters are taken over, and copied where they are joined.
+    """
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.embed_tokens = model.embed_tokens
+        self._rotary = model.rotary_emb
+        self.layers = nn.ModuleList()
+        for index, layer in enumerate(model.layers):
+            self.layers.append(DecoderLayer(layer, index))
+            model.layers[index] = nn.Identity()  # lets go of what was copied
+        self._norm = Norm(model.norm)
+
+    @classmethod
+    def of(cls, model: Qwen3ASRForConditionalGeneration) -> Self:
+        """The decoder of a model, which from the first call on is its language model: `generate` needs the other."""
+        if not isinstance(model.model.language_model, cls):
+            model.model.language_model = cls(model.model.language_model)
+        decoder: Self = model.model.language_model
+        return decoder
+
+    def forward(
+        self,
+        embeddings: torch.Tensor,
+        positions: torch.Tensor,
+        cache: SlotCache,
+        batch: Prompts | Step,
+        wanted: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Run all layers.
+
+        Args:
+            embeddings: (tokens, hidden).
+            positions: (tokens,) of each in its sequence.
+            cache: told where the tokens go.
+            batch: what the tokens are.
+            wanted: (rows,) the tokens whose hidden states are needed; None for all.
+
+        Returns (rows, hidden).
+        """
+        cosines, sines = (part[0, :, None] for part in self._rotary(embeddings, positions[None]))
+        half = sines.shape[-1] // 2
+        rotation = cosines, torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)
+        hidden = embeddings
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden, rotation, cache, batch)
+        hidden = self.layers[-1](hidden, rotation, cache, batch, wanted)
+        normed: torch.Tensor = self._norm(hidden)
+        return normed
+
+
+class DecoderLayer(nn.Module):
+    """One layer, made of a `Qwen3DecoderLayer`."""
+
+    def __init__(self, layer: Any, index: int):
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self._index = index
+        self._head_dim: int = attention.head_dim
+        self._heads = attention.q_proj.out_features // self._head_dim
+        self._key_heads = attention.k_proj.out_features // self._head_dim
+        self._scaling: float = attention.scaling
+        self._attention_norm = Norm(layer.input_layernorm)
+        self.qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj])
+        head_weights = [attention.q_norm.weight] * self._heads + [attention.k_norm.weight] * self._key_heads
+        self._head_weights = nn.Buffer(torch.stack(head_weights).detach(), persistent=False)
+        self._head_epsilon: float = attention.q_norm.variance_epsilon
+        self.output = attention.o_proj
+        self._mlp_norm = Norm(layer.post_attention_layernorm)
+        self.gate_up = _join([mlp.gate_proj, mlp.up_proj])
+        self._activation = mlp.act_fn
+        self.down = mlp.down_proj
+
+    def forward(
+        self,
+        hidden: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        cache: SlotCache,
+        batch: Prompts | Step,
+        wanted: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Hidden states to those after this layer, (tokens, hidden); of the `wanted` tokens alone where they are told.
+
+        `rotation` holds cosines and sines, (tokens, 1, head_dim), the first half of the sines negated.
+        """
+        attended = self._attend(self._attention_norm(hidden), rotation, cache, batch)
+        if wanted is not None:
+            hidden, attended = hidden[wanted], attended[wanted]
+        hidden = hidden + self.output(attended)
+        gate, up = self.gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
+        output: torch.Tensor = hidden + self.down(self._activation(gate) * up)
+        return output
+
+    def _attend(
+        self,
+        normed: torch.Tensor,
+        rotation: tuple[torch.Tensor, torch.Tensor],
+        cache: SlotCache,
+        batch: Prompts | Step,
+    ) -> torch.Tensor:
+        """(tokens, heads * head_dim)."""
+        projected = self.qkv(normed).view(len(normed), -1, self._head_dim)
+        rotated = self._heads + self._key_heads
+        heads = rms_norm(projected[:, :rotated], (self._head_dim,), eps=self._head_epsilon) * self._head_weights
+        cosines, sines = rotation
+        heads = torch.addcmul(heads * cosines, heads.roll(self._head_dim // 2, dims=-1), sines)
+        query, keys, values = heads[:, : self._heads], heads[:, self._heads :], projected[:, rotated:]
+        cache.write(self._index, keys, values)
+        return attend(query, keys, values, cache.layer(self._index), scaling=self._scaling, batch=batch).flatten(1)
+
+
+class Norm(nn.Module):
+    """`Qwen3RMSNorm` as one operation."""
+
+    def __init__(self, norm: Any):
+        super().__init__()
+        self._weight = norm.weight
+        self._epsilon: float = norm.variance_epsilon
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Args: (..., hidden). Returns the same."""
+        return rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+
+
+def _join(linears: Sequence[nn.Linear]) -> nn.Linear:
+    """One layer that puts out what all of these do, side by side."""
+    first = linears[0]
+    joined = nn.Linear(first.in_features, sum(linear.out_features for linear in linears), bias=False, device="meta")
+    joined.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]).detach(), requires_grad=False)
+    if first.bias is not None:
+        joined.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]).detach(), requires_grad=False)
+    return joined
