@@ -21,6 +21,8 @@ from deployments.transcription.utterance import Delta
 
 KEEP_ALIVE_S = 15.0
 """Seconds without an event after which a comment is sent; proxies give up after 30 to 60."""
+FIRST_EVENT_S = 10.0
+"""Seconds for which the first event may decide the status of the answer; then it is 200, and comments follow."""
 _KEEP_ALIVE = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -28,19 +30,23 @@ Items = AsyncGenerator[Delta | Transcript, None]
 
 
 async def open_stream(items: Items, deadline: Deadline, warnings: Sequence[TranscriptWarning]) -> "EventStream":
-    """Wait for the first item, so that what goes wrong before it is answered as an ordinary HTTP error.
+    """Wait a while for the first item, so that what goes wrong before it is answered as an ordinary HTTP error.
 
     Args:
         items: any number of `Delta`, then the `Transcript`; closed with the answer, or when this raises.
-        deadline: when the answer must be complete. Waiting for the first item is the caller's to limit.
+        deadline: when the answer must be complete. Until this returns it is the caller's to enforce.
         warnings: what there is to say about the request.
 
     Raises:
-        ServiceError: the first thing that `items` did.
+        ServiceError: the first thing that `items` did, within `FIRST_EVENT_S`.
     """
+    first = asyncio.ensure_future(anext(items))
     try:
-        first = await anext(items)
+        await asyncio.wait((first,), timeout=FIRST_EVENT_S)
+        if first.done():
+            first.result()
     except BaseException:
+        await _stop(first)
         await items.aclose()
         raise
     return EventStream(first, items, deadline, warnings)
@@ -52,13 +58,17 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, first: Delta | Transcript, items: Items, deadline: Deadline, warnings: Sequence[TranscriptWarning]
+        self,
+        first: "asyncio.Future[Delta | Transcript]",
+        items: Items,
+        deadline: Deadline,
+        warnings: Sequence[TranscriptWarning],
     ) -> None:
         self.status_code = 200
         self.background = None
         # nginx collects an answer before it passes it on, unless told not to.
         self.init_headers({"cache-control": "no-store", "x-accel-buffering": "no", **warnings_header(warnings)})
-        self._first = first
+        self._following = first
         self._items = items
         self._deadline = deadline
         self._warnings = warnings
@@ -74,29 +84,28 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await frames.aclose()
+            await _stop(self._following)  # a generator cannot be closed while it runs
             await self._items.aclose()
             await _stop(gone)
 
     async def _frames(self, gone: asyncio.Future[None], request: Request) -> AsyncGenerator[bytes, None]:
-        following: asyncio.Future[Delta | Transcript] | None = None
         try:
-            item = self._first
-            while isinstance(item, Delta):
-                yield self._event(item)
-                following = asyncio.ensure_future(anext(self._items))
-                while not await self._any_done(following, gone):
+            if not self._following.done():
+                yield _KEEP_ALIVE
+            while True:
+                while not await self._any_done(self._following, gone):
                     yield _KEEP_ALIVE
                 if gone.done():
                     return
-                item = following.result()
-            yield self._event(item)
+                item = self._following.result()
+                yield self._event(item)
+                if isinstance(item, Transcript):
+                    break
+                self._following = asyncio.ensure_future(anext(self._items))
             yield _DONE
         except Exception as error:
             _, body = explain_error(request, error)
             yield _frame(body)
-        finally:
-            if following is not None:
-                await _stop(following)  # a generator cannot be closed while it runs
 
     async def _any_done(self, *futures: asyncio.Future) -> bool:
         """Wait for one of them; False when it is time for a sign of life.

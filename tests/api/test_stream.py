@@ -191,6 +191,78 @@ async def test_the_deadline_before_the_first_byte_is_a_504() -> None:
     assert service.transcriber.closed.is_set()
 
 
+async def test_a_first_event_that_is_long_in_coming_is_bridged_by_comments(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_EVENT_S", 0.01)
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.01)
+    said = asyncio.Event()
+
+    async def slow(*_: object) -> AsyncIterator[Delta | Transcript]:
+        await said.wait()
+        yield Delta(TRANSCRIPT.text)
+        yield TRANSCRIPT
+
+    monkeypatch.setattr(service.transcriber, "stream", slow)
+    connection = Connection(service)
+    assert (await connection.next())["status"] == 200
+    assert [await connection.text() for _ in range(3)] == [": keep-alive\n\n"] * 3
+    said.set()
+    while (text := await connection.text()) == ": keep-alive\n\n":
+        pass
+    assert text + await connection.text() + await connection.text() == (
+        f'data: {{"type":"transcript.text.delta","delta":"{TRANSCRIPT.text}"}}\n\n{DONE}data: [DONE]\n\n'
+    )
+    await asyncio.wait_for(connection.task, 5)
+
+
+async def test_an_error_in_place_of_a_late_first_event_is_a_frame(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_EVENT_S", 0.01)
+
+    async def slow(*_: object) -> AsyncIterator[Delta | Transcript]:
+        await asyncio.sleep(0.05)
+        raise ServiceUnavailable("The model is restarting.")
+        yield
+
+    monkeypatch.setattr(service.transcriber, "stream", slow)
+    response = await service.transcribe(stream="true")
+    comment, _, rest = response.text.partition("\n\n")
+    assert (response.status_code, comment) == (200, ": keep-alive")
+    assert [event["error"]["code"] for event in events_of(rest)] == ["server_is_overloaded"]
+    assert "[DONE]" not in rest
+
+
+async def test_the_deadline_in_place_of_a_late_first_event_is_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "FIRST_EVENT_S", 0.01)
+    service = Service(request_timeout_s=0.05)
+    service.transcriber.said = ()
+    service.transcriber.hang = True
+    response = await service.transcribe(stream="true")
+    assert response.status_code == 200
+    assert events_of(response.text.removeprefix(": keep-alive\n\n"))[0]["error"]["code"] == "deadline_exceeded"
+    assert service.transcriber.cancelled
+    assert service.transcriber.closed.is_set()
+
+
+@pytest.mark.parametrize("how", ["leaves", "breaks"])
+async def test_a_client_that_goes_before_the_first_event_closes_the_stream(
+    service: Service, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(stream, "FIRST_EVENT_S", 0.01)
+    service.transcriber.said = ()
+    service.transcriber.hang = True
+    connection = Connection(service)
+    connection.broken = how == "breaks"
+    if how == "leaves":
+        assert (await connection.next())["status"] == 200
+        connection.leave.set()
+    await asyncio.wait_for(asyncio.gather(connection.task, return_exceptions=True), 5)
+    assert service.transcriber.cancelled
+    assert service.transcriber.closed.is_set()
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
