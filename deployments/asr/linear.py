@@ -29,6 +29,17 @@ FEW_ROWS = 8
 """Up to so many rows float16 weights are the faster ones."""
 
 
+def round_up(rows: int) -> int:
+    """How many rows oneDNN is given in place of so many: the same up to 16, then one of 16 numbers an octave.
+
+    It compiles kernels for each number of rows that it meets and keeps half a megabyte for each: half of it in a cache
+    that can be bounded, half in a table that cannot. An encoding and a prefill have a row for each token, which is
+    another number nearly every time, and memory grew with it for hours.
+    """
+    step = 1 if rows <= 16 else max(16, 2 ** ((rows - 1).bit_length() - 5))
+    return -(-rows // step) * step
+
+
 class UnsuitableLayer(Exception):
     """This layout would change what the layer computes."""
 
@@ -44,8 +55,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (..., in features). Returns (..., out features)."""
+        *shape, features = inputs.shape
+        rows = inputs.numel() // features
+        if padding := round_up(rows) - rows:
+            inputs = nn.functional.pad(inputs.reshape(rows, features), (0, 0, 0, padding))
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
-        return output
+        return output[:rows].view(*shape, -1) if padding else output
 
 
 class HalfLinear(nn.Module):

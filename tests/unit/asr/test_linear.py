@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ from deployments.asr.linear import (
     PackedLinear,
     UnsuitableLayer,
     pack,
+    round_up,
 )
 from deployments.exceptions import CheckpointError
 from deployments.transcription.utterance import Transcription
@@ -41,6 +43,28 @@ def test_packed_is_the_same_but_for_rounding(rows: int, bias: bool, dtype: torch
     linear = nn.Linear(64, 48, bias=bias, dtype=dtype)
     inputs = torch.randn(2, rows, 64, dtype=dtype)
     torch.testing.assert_close(PackedLinear(linear)(inputs), linear(inputs))
+
+
+def test_rows_are_rounded_up_to_few_numbers() -> None:
+    rounded = [round_up(rows) for rows in range(4097)]
+    assert rounded[:18] == [*range(17), 32]
+    assert rounded == sorted(rounded)
+    assert all(0 <= more - rows < max(16, rows / 8) for rows, more in enumerate(rounded))
+    assert len(set(rounded)) < 100, "times the shapes of weights: what oneDNN's cache of 1024 kernels must hold"
+
+
+@torch.inference_mode()
+def test_memory_does_not_grow_with_the_numbers_of_rows_seen() -> None:
+    layer = PackedLinear(nn.Linear(256, 512))
+    process = psutil.Process()
+
+    def see(numbers: range) -> int:
+        for rows in numbers:
+            layer(torch.zeros(rows, 256))
+        return process.memory_info().rss
+
+    before = see(range(16, 401, 16))
+    assert see(range(17, 400)) - before < 25 * 2**20, "it would be a hundred"
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 200])
