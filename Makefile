@@ -12,6 +12,8 @@ BIN := .venv/bin
 
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
+# What Serve's proxy answers itself has OpenAI's form, too.
+export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
 
 .PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci fuzz report clean
 

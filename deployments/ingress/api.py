@@ -170,11 +170,13 @@ def create_app(
             f"The model '{name}' does not support translation.", param="model", code="unsupported_value"
         )
 
+    @app.head("/v1/models", include_in_schema=False)
     @app.get("/v1/models")
     async def list_models() -> dict:
         """List the served model under each id that requests may name."""
         return {"object": "list", "data": [model_card(name, model, settings) for name in model.ids]}
 
+    @app.head("/v1/models/{model_id:path}", include_in_schema=False)
     @app.get("/v1/models/{model_id:path}")
     async def retrieve_model(model_id: str) -> dict:
         """Describe one model. The id may hold slashes, encoded or not."""

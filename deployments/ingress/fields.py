@@ -45,13 +45,13 @@ def read_integer(form: Form, name: str, *, low: int, high: int) -> int | None:
 
 
 def read_boolean(form: Form, name: str) -> bool:
-    """Read `true` or `false` in any case, also `1` or `0`; False where it was not sent.
+    """Read `true` or `false` in any case, also `1` or `0`; False where it was not sent, or as `null`.
 
     Raises:
         InvalidRequest: it is anything else.
     """
     value = form.text(name)
-    if value is None or value.lower() in ("false", "0"):
+    if value is None or value.lower() in ("false", "0", "null"):
         return False
     if value.lower() in ("true", "1"):
         return True

@@ -10,6 +10,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+HEADER = "x-request-id"
 _SAFE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -31,19 +32,20 @@ class RequestIdMiddleware:
             await self.app(scope, receive, send)
             return
         received_at = time.perf_counter()
-        request_id = _safe_or_new(Headers(scope=scope).get("x-request-id", ""))
+        request_id = safe_or_new(Headers(scope=scope).get(HEADER, ""))
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 if self.write_header:
-                    headers["x-request-id"] = request_id
+                    headers[HEADER] = request_id
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - received_at)))
             await send(message)
 
         await self.app(scope, receive, send_with_headers)
 
 
-def _safe_or_new(sent: str) -> str:
+def safe_or_new(sent: str) -> str:
+    """Return the id that a client sent, if it is one that can be repeated in headers and logs, else a new one."""
     return sent if _SAFE_ID.fullmatch(sent) else f"req_{uuid.uuid4().hex}"

@@ -100,6 +100,7 @@ async def test_refused(service: Service, fields: dict[str, Any], param: str, cod
         {"prompt": ""},
         {"stream": "false"},
         {"stream": "False"},
+        {"stream": "null"},
         {"response_format": "verbose_json", "timestamp_granularities[]": "segment"},
         {"response_format": "verbose_json", "timestamp_granularities": ["segment", "segment"]},
     ],

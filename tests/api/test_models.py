@@ -28,6 +28,13 @@ async def test_list(service: Service) -> None:
     assert (card["aligner"], card["url_input"]) == (False, False)
 
 
+@pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{MODEL}", "/v1/models/x", "/health", "/openapi.json"])
+async def test_head_is_get_without_its_body(service: Service, path: str) -> None:
+    head, get = await service.request("HEAD", path), await service.request("GET", path)
+    assert head.status_code == get.status_code
+    assert head.headers["content-type"] == get.headers["content-type"]
+
+
 async def test_aliases_are_models_of_their_own() -> None:
     service = Service(model="Qwen/Qwen3-ASR-1.7B", model_aliases=("whisper-1", "gpt-4o-transcribe"))
     cards = (await service.request("GET", "/v1/models")).json()["data"]

@@ -1,5 +1,6 @@
 """Real recordings in, their text out, as clients send and read them."""
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
@@ -186,11 +187,20 @@ def test_only_listed_languages_are_detected(service: Service) -> None:
     assert answer.json()["language"] in ("english", "german", "")
 
 
-def test_a_client_that_leaves_a_stream_frees_the_service(client: openai.OpenAI, service: Service) -> None:
-    with ENGLISH[0].path.open("rb") as file:
-        upload = file.read()
-    for _ in range(20):  # more than there are slots
-        stream = client.audio.transcriptions.create(file=upload, model=MODEL, stream=True)
-        next(iter(stream))
-        stream.close()
-    assert _transcribe(client, ENGLISH[0])
+@pytest.mark.parametrize("request_id", [b"a b", b"x" * 200, b"\xff"])
+def test_an_unclean_request_id_is_not_repeated(service: Service, request_id: bytes) -> None:
+    answer = requests.get(f"{service.url}/v1/models", headers={"x-request-id": request_id}, timeout=60)
+    assert answer.status_code == 200
+    assert re.fullmatch("req_[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_what_serve_answers_itself_has_openais_form(service: Service) -> None:
+    answer = requests.post(
+        f"{service.url}/v1/audio/transcriptions",
+        files={"file": ENGLISH[0].path.read_bytes()},
+        data={"model": MODEL},
+        headers={"x-request-timeout-seconds": "0.001", "x-request-id": "mine"},
+        timeout=60,
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert answer.headers["x-request-id"] == "mine"
