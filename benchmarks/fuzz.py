@@ -16,7 +16,7 @@ import random
 import sys
 import tempfile
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -174,17 +174,41 @@ async def send(http: httpx.AsyncClient, case: Case) -> httpx.Response:
     return await http.post("audio/transcriptions", content=case.body, headers=headers)
 
 
-def replicas_memory() -> int:
-    """Bytes that the processes of the service hold: replicas and proxy, on this machine."""
-    return sum(
-        process.memory_info().rss
-        for process in psutil.process_iter(["cmdline"])
-        if any(word in " ".join(process.info["cmdline"] or ()) for word in ("ServeReplica", "ProxyActor"))
-    )
+def memory_by_process(parent: int | None) -> dict[str, int]:
+    """Bytes that each process of the service holds: replicas and proxy.
+
+    Args:
+        parent: the process that started the service; None for all services on this machine.
+    """
+    processes = psutil.process_iter() if parent is None else psutil.Process(parent).children(recursive=True)
+    held = {}
+    for process in processes:
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            title = " ".join(process.cmdline()).strip()
+            if any(word in title for word in ("ServeReplica", "ProxyActor")):
+                held[f"{title} ({process.pid})"] = process.memory_info().rss
+    return held
 
 
-async def fuzz(url: str, numbers: range, concurrency: int) -> tuple[Counter[int], list[str], float]:
-    """Send the cases. Returns statuses, what went wrong, and by how much memory grew (1.0: not at all)."""
+@dataclass
+class Outcome:
+    """What the cases did to a service."""
+
+    statuses: Counter[int]
+    wrong: list[str]
+    """A line for each case that did not go as it should."""
+    before: dict[str, int]
+    """Memory after the first tenth of the cases."""
+    after: dict[str, int]
+
+    @property
+    def growth(self) -> float:
+        """1.0: memory did not grow. What is not on this machine cannot be seen."""
+        return sum(self.after.values()) / sum(self.before.values()) if self.before else 1.0
+
+
+async def fuzz(url: str, numbers: range, concurrency: int, parent: int | None) -> Outcome:
+    """Send the cases to a service that `parent` started."""
     recordings = [path.read_bytes() for path in sorted((ROOT / "tests/data/speech").glob("*.flac"))]
     statuses: Counter[int] = Counter()
     wrong: list[str] = []
@@ -207,9 +231,9 @@ async def fuzz(url: str, numbers: range, concurrency: int) -> tuple[Counter[int]
 
         tenth = numbers[len(numbers) // 10]
         await asyncio.gather(*(work(tenth) for _ in range(concurrency)))
-        before = replicas_memory()
+        before = memory_by_process(parent)
         await asyncio.gather(*(work(numbers[-1]) for _ in range(concurrency)))
-    return statuses, wrong, replicas_memory() / before if before else 1.0
+    return Outcome(statuses, wrong, before, memory_by_process(parent))
 
 
 def main() -> None:
@@ -232,12 +256,17 @@ def main() -> None:
                 asyncio.run(_show(url, arguments.only))
                 return
             numbers = range(arguments.first, arguments.first + arguments.requests)
-            statuses, wrong, growth = asyncio.run(fuzz(url, numbers, arguments.concurrency))
-    print(", ".join(f"{count} × {status}" for status, count in sorted(statuses.items())))
-    print(f"memory of the replicas after it: {100 * growth:.1f} % of that after the first tenth")
-    for line in wrong:
+            parent = service.process.pid if service else None
+            outcome = asyncio.run(fuzz(url, numbers, arguments.concurrency, parent))
+    print(", ".join(f"{count} × {status}" for status, count in sorted(outcome.statuses.items())))
+    for process, held in outcome.after.items():
+        print(
+            f"{process}: {outcome.before.get(process, 0) / 1e6:.0f} MB after the first tenth, {held / 1e6:.0f} MB now"
+        )
+    print(f"memory of the replicas after it: {100 * outcome.growth:.1f} % of that after the first tenth")
+    for line in outcome.wrong:
         print(line)
-    if wrong or growth > MAX_GROWTH:
+    if outcome.wrong or outcome.growth > MAX_GROWTH:
         sys.exit(1)
 
 
