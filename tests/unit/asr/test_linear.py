@@ -47,10 +47,10 @@ def test_packed_is_the_same_but_for_rounding(rows: int, bias: bool, dtype: torch
 
 def test_rows_are_rounded_up_to_few_numbers() -> None:
     rounded = [round_up(rows) for rows in range(4097)]
-    assert rounded[:18] == [*range(17), 32]
+    assert rounded[:18] == [*range(17), 20]
     assert rounded == sorted(rounded)
-    assert all(0 <= more - rows < max(16, rows / 8) for rows, more in enumerate(rounded))
-    assert len(set(rounded)) < 100, "times the shapes of weights: what oneDNN's cache of 1024 kernels must hold"
+    assert all(0 <= more - rows < max(4, rows / 16 + 1) for rows, more in enumerate(rounded))
+    assert len(set(rounded)) < 130, "times the shapes of weights: what oneDNN's cache of 1024 kernels must hold"
 
 
 @torch.inference_mode()
@@ -63,7 +63,7 @@ def test_memory_does_not_grow_with_the_numbers_of_rows_seen() -> None:
             layer(torch.zeros(rows, 256))
         return process.memory_info().rss
 
-    before = see(range(16, 401, 16))
+    before = see(range(4, 401, 4))
     assert see(range(17, 400)) - before < 25 * 2**20, "it would be a hundred"
 
 
