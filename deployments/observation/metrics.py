@@ -137,3 +137,17 @@ ENGINE_METRICS = (
     WAITING_AUDIO_SECONDS,
 )
 METRICS = INGRESS_METRICS + ENGINE_METRICS
+
+RAY_METRICS: dict[str, tuple[str, ...]] = {
+    "ray_serve_http_request_latency_ms": ("route", "method", "status_code", "application"),
+    "ray_serve_num_http_requests_total": ("route", "method", "status_code", "application"),
+    "ray_serve_num_ongoing_http_requests": (),
+    "ray_serve_deployment_queued_queries": ("application", "deployment"),
+    "ray_serve_deployment_replica_healthy": ("application", "deployment", "replica"),
+    "ray_serve_deployment_replica_starts_total": ("application", "deployment", "replica"),
+    "ray_serve_autoscaling_target_replicas": ("application", "deployment"),
+    "ray_serve_actual_batch_size": ("application", "deployment", "replica"),
+    "ray_serve_event_loop_scheduling_latency_ms": ("application", "deployment", "component"),
+    "ray_component_rss_bytes": ("Component", "pid"),
+}
+"""Ray's own that the dashboard uses, as exported, with those of their labels that it may use."""
