@@ -95,7 +95,6 @@ def test_what_is_exported_is_what_is_documented(deploy: Deploy, base_url: str, s
     assert "/v1/audio/transcriptions" in routes
 
 
-@serve.deployment
 class Counting:
     """Counts what happens seldom."""
 
@@ -109,7 +108,7 @@ class Counting:
 
 
 def test_what_happens_seldom_is_exported_too(deploy: Deploy) -> None:
-    deploy(Counting.bind()).count.remote().result(timeout_s=30)
+    deploy(serve.deployment(Counting).bind()).count.remote().result(timeout_s=30)
     found = _wait_for({"ray_asr_guard_actions_total", "ray_asr_piece_retries_total"})
     assert {each["guard"] for each in found["ray_asr_guard_actions_total"]} >= {"repetition"}
     assert {each["reason"] for each in found["ray_asr_piece_retries_total"]} >= {"replica_died"}
@@ -121,7 +120,7 @@ def test_ready_only_while_the_model_is_there(deploy: Deploy, base_url: str, sett
     ours = psutil.Process().children(recursive=True)  # there may be other clusters on this machine
     (asr,) = [process for process in ours if "ServeReplica:test:ASR" in " ".join(process.cmdline())]
     os.kill(asr.pid, signal.SIGKILL)
-    statuses = []
+    statuses: list[int] = []
     ends_at = time.monotonic() + PATIENCE_S
     while statuses[-1:] != [200] or 503 not in statuses:
         assert time.monotonic() < ends_at, statuses
