@@ -73,7 +73,7 @@ class EngineMetrics:
         self._utterances = _counter(metrics.UTTERANCES)
         self._audio_seconds = _counter(metrics.TRANSCRIBED_AUDIO_SECONDS)
         self._queue_seconds = _histogram(metrics.QUEUE_SECONDS)
-        self._prefill_rows = _histogram(metrics.PREFILL_ROWS)
+        self._encode_rows = _histogram(metrics.ENCODE_ROWS)
         self._encode_seconds = _histogram(metrics.ENCODE_SECONDS)
         self._prefill_seconds = _histogram(metrics.PREFILL_SECONDS)
         self._decode_seconds = _histogram(metrics.DECODE_SECONDS)
@@ -96,11 +96,12 @@ class EngineMetrics:
         _add(self._decode_steps, period.decode_steps)
         _add(self._generated_tokens, period.tokens)
         for group in period.groups:
-            self._prefill_rows.observe(group.rows)
+            self._encode_rows.observe(group.rows)
             self._encode_seconds.observe(group.encode_s)
-            self._prefill_seconds.observe(group.prefill_s)
         for seconds in period.queue_s:
             self._queue_seconds.observe(seconds)
+        for seconds in period.utterance_prefill_s:
+            self._prefill_seconds.observe(seconds)
         for seconds in period.utterance_decode_s:
             self._decode_seconds.observe(seconds)
         self._slots.set(load.slots)

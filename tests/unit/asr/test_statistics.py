@@ -67,7 +67,7 @@ def test_steps_tokens_and_groups(by_hand: Engine) -> None:
     assert [group.rows for group in period.groups] == [2, 1]
     assert period.outcomes == {"transcribed": 3}
     assert period.audio_seconds == pytest.approx(3.0)
-    assert len(period.queue_s) == len(period.utterance_decode_s) == 3
+    assert len(period.queue_s) == len(period.utterance_prefill_s) == len(period.utterance_decode_s) == 3
     assert period.decode_steps >= max(answer.output_tokens for answer in answers) - 1
     assert min(period.encode_s, period.prefill_s, period.decode_s) > 0
     assert period.encode_s == pytest.approx(sum(group.encode_s for group in period.groups))
@@ -85,9 +85,30 @@ def test_an_answer_says_where_its_time_went(by_hand: Engine) -> None:
     assert one is not None
     assert two is not None
     assert three is not None
-    assert (one.encode_s, one.prefill_s) == (two.encode_s, two.prefill_s), "they were admitted together"
+    assert (one.queue_s, one.encode_s) == pytest.approx((two.queue_s, two.encode_s), abs=0.01), (
+        "they were admitted together"
+    )
     assert min(one.encode_s, one.prefill_s, one.decode_s) > 0
     assert three.queue_s > one.queue_s, "it waited for a slot"
+
+
+def test_prompts_that_are_read_in_pieces(checkpoint: Checkpoint) -> None:
+    engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=10.0, piece_tokens=8)
+    engine.stop()
+    first, second = (Request(make_utterance(noise(2.0, seed=i), max_new_tokens=40)) for i in range(2))
+    engine.submit([first])
+    _step(engine)
+    engine.submit([second])
+    _step(engine)
+    assert engine.load == Load(3, 2, 0, 4.0, 0.0), "what is read has its slot"
+    assert len(engine.statistics.take().utterance_prefill_s) == 1, "the second has no token yet"
+    while not (first.future.done() and second.future.done()):
+        _step(engine)
+    timings = second.future.result().timings
+    assert timings is not None
+    assert min(timings.encode_s, timings.prefill_s) > 0
+    assert min(timings.queue_s, timings.decode_s) >= 0
+    assert list(engine.statistics.take().utterance_prefill_s) == [pytest.approx(timings.prefill_s)]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +136,8 @@ def test_every_end_is_counted_once(end: object, outcome: str) -> None:
 def test_a_reader_that_never_comes_costs_no_memory() -> None:
     statistics = Statistics()
     for _ in range(20_000):
-        statistics.admitted(Group(1, 0.1, 0.1), [0.0])
+        statistics.admitted(Group(1, 0.1), [0.0])
+        statistics.began(0.1)
     period = statistics.take()
-    assert len(period.groups) == len(period.queue_s) == 10_000
-    assert period.tokens == 20_000
+    assert len(period.groups) == len(period.queue_s) == len(period.utterance_prefill_s) == 10_000
+    assert period.encode_s == pytest.approx(2000.0), "sums are of all"
