@@ -1,6 +1,6 @@
 """The metrics as Ray Serve keeps them, in the process of a replica.
 
-A call into Ray costs some 10 to 20 microseconds: they are made once a request, and for an engine once a second, in a
+A call into Ray costs some ten microseconds: they are made once a request, and for an engine once a second, in a
 thread of their own.
 """
 
