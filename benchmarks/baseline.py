@@ -57,6 +57,9 @@ class Baseline:
             yield Delta(transcription.text)
         yield transcription
 
+    async def ready(self) -> None:
+        """Answer: it is."""
+
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=0.01)
     async def _transcribe(self, utterances: list[Utterance]) -> list[Transcription]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._batch.transcribe, utterances)

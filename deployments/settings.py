@@ -123,6 +123,10 @@ class Settings(BaseSettings):
     decode_threads: int = Field(
         default=4, ge=1, description="Recordings that one ingress replica decodes at the same time."
     )
+    log_transcripts: bool = Field(
+        default=False,
+        description="Put what was said into the log, with each request's line. Off, no log holds a word of it.",
+    )
 
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         default=(),

@@ -12,6 +12,8 @@ from ray import serve
 
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
+from deployments.observation.recorders import EnginePublisher
+from deployments.observation.tracing import trace_stages
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.utterance import Delta, Transcription, Utterance
@@ -51,6 +53,7 @@ class ASR:
         """
         self._preparation = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         self._engine = _start_engine(settings, served_model, num_gpus)
+        self._publisher = EnginePublisher(self._engine)
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take over batch size and wait while requests are running."""
@@ -67,7 +70,9 @@ class ASR:
         future: Future[Transcription] = Future()
         try:
             await self._submit(Request(utterance, future))
-            return await asyncio.wrap_future(future)
+            transcription = await asyncio.wrap_future(future)
+            trace_stages(utterance, transcription)
+            return transcription
         finally:
             future.cancel()  # frees its slot in the engine if the caller has gone
 
@@ -93,9 +98,18 @@ class ASR:
             while (delta := await told.get()) is not None:
                 yield delta
             transcription: Transcription = await asyncio.wrap_future(future)
+            trace_stages(utterance, transcription)
             yield transcription
         finally:
             future.cancel()
+
+    async def ready(self) -> None:
+        """Answer, if an utterance would be transcribed.
+
+        Raises:
+            RuntimeError: nothing will be transcribed here any more.
+        """
+        self._engine.check()
 
     @serve.batch(
         max_batch_size=BatchingConfig().max_batch_size, batch_wait_timeout_s=BatchingConfig().batch_wait_timeout_s
@@ -108,6 +122,8 @@ class ASR:
 
     def __del__(self) -> None:
         """Called by Serve when the replica has drained."""
+        if hasattr(self, "_publisher"):
+            self._publisher.stop()
         if hasattr(self, "_engine"):  # not where the model could not be loaded
             self._engine.stop()
 

@@ -20,14 +20,18 @@ from deployments.asr.request import Request
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
+from deployments.asr.statistics import Group, Load, Statistics
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Token, Transcription, Utterance
+from deployments.transcription.utterance import SAMPLE_RATE, Timings, Token, Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
 
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
+
+Choice = tuple[int, float] | Exception
+"""A row's next token and its log probability, or why it has none."""
 
 HUNG_AFTER_S = 60.0
 HUNG_AFTER_S_PER_S = 3.0
@@ -68,10 +72,13 @@ class Engine:
         self._admission_s = admission_s
         self._piece_tokens = piece_tokens
         self._waiting: deque[Sequence] = deque()
+        self._joining: list[Sequence] = []
+        """Taken from the waiting ones by the step that goes on."""
         self._running: list[Sequence] = []
         """Row `i` holds slot `i`."""
         self._reading: deque[Sequence] = deque()
         """Encoded, their prompts not read yet. The first one holds the slot behind the last running row."""
+        self.statistics = Statistics()
         self._arrival = threading.Condition()
         self._stopped = False
         self._step_ends_by = math.inf
@@ -83,6 +90,8 @@ class Engine:
 
     def submit(self, requests: "Items[Request]") -> None:
         """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed."""
+        for request in requests:
+            self.statistics.watch(request)
         prepared = [self._prepare(request) for request in requests]
         with self._arrival:
             self._waiting.extend(sequence for sequence in prepared if sequence is not None)
@@ -106,6 +115,22 @@ class Engine:
             if isinstance(result, ServiceError):
                 raise result
 
+    @property
+    def load(self) -> Load:
+        """What there is to do at this moment; from any thread."""
+        with self._arrival:
+            waiting = [sequence for sequence in self._waiting if not sequence.future.done()]
+            joining = list(self._joining)
+        # In the order in which they go on, so that none is missed; one may be seen twice.
+        running = {*joining, *list(self._reading), *list(self._running)}
+        return Load(
+            slots=self._runner.cache.slots,
+            running=len(running),
+            waiting=len(waiting),
+            running_audio_seconds=sum(sequence.utterance.duration for sequence in running),
+            waiting_audio_seconds=sum(sequence.utterance.duration for sequence in waiting),
+        )
+
     def check(self) -> None:
         """Raise RuntimeError if nothing will be transcribed here any more."""
         if self.device_error is not None:
@@ -128,6 +153,7 @@ class Engine:
         group = self._next_group()
         with self._deadline(group):
             self._admit(group, whole=not (self._running and self._piece_tokens))
+            self._joining = []
             self._decode()
 
     @contextlib.contextmanager
@@ -150,8 +176,9 @@ class Engine:
                 self.step()
             except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
                 self._note(error)
-                for sequence in (*self._running, *self._reading):
+                for sequence in (*self._joining, *self._reading, *self._running):
                     _fail(sequence.future, error, sequence.utterance)
+                self._joining = []
                 self._running.clear()
                 self._reading.clear()
         for sequence in (*self._waiting, *self._reading, *self._running):
@@ -176,12 +203,14 @@ class Engine:
                 if group and seconds > self._admission_s:
                     break
                 group.append(self._waiting.popleft())
+            self._joining = group
         return group
 
     def _admit(self, group: list[Sequence], *, whole: bool) -> None:
         """Encode utterances, and read their prompts: whole, or piece by piece in the steps that follow."""
         if not group:
             return
+        began_at = time.monotonic()
         try:
             self._runner.encode(group)
             logits = self._runner.prefill(group, first_slot=len(self._running)) if whole else None
@@ -195,22 +224,29 @@ class Engine:
                 self._admit([sequence], whole=whole)
             return
         if logits is None:
+            self._note_admission(group, began_at)
             self._reading.extend(group)
         else:
             self._running.extend(group)
-            self._hand_out(group, logits)
+            choices = self._choose(group, logits)
+            self._note_admission(group, began_at)
+            self._hand_out(group, choices)
+            self.statistics.prefilled(time.monotonic() - began_at - group[0].encode_s)
 
     def _decode(self) -> None:
         rows = list(self._running)
         reading = self._reading[0] if self._reading else None
         if not rows and reading is None:
             return
+        others = len(rows)
+        began_at = time.monotonic()
         until = self._next_piece(reading) if reading is not None else 0
         try:
             logits = self._runner.decode(rows, reading=reading, until=until)
         except Exception as error:
             self._note(error)
             self._decode_one_by_one(rows)
+            self._note_step(others, time.monotonic() - began_at)
             if reading is not None:
                 self._reading.popleft()
                 self._admit([reading], whole=True)
@@ -220,7 +256,8 @@ class Engine:
             if until == len(reading.prompt_ids):
                 self._running.append(self._reading.popleft())
                 rows.append(reading)
-        self._hand_out(rows, logits[: len(rows)])
+        self._hand_out(rows, self._choose(rows, logits[: len(rows)]))
+        self._note_step(others, time.monotonic() - began_at)
 
     def _next_piece(self, reading: Sequence) -> int:
         """Where the next piece of a prompt ends. Pieces are of one size, for a short one costs nearly as much."""
@@ -242,13 +279,33 @@ class Engine:
                 _fail(sequence.future, error, sequence.utterance)
                 failed.append(sequence)
         if advanced:
-            self._hand_out(advanced, torch.cat(logits))
+            self._hand_out(advanced, self._choose(advanced, torch.cat(logits)))
         self._remove(failed)
 
-    def _hand_out(self, rows: list[Sequence], logits: torch.Tensor) -> None:
+    def _note_admission(self, group: list[Sequence], began_at: float) -> None:
+        encode_s = self._runner.encode_s
+        for sequence in group:
+            sequence.admitted_at, sequence.encode_s = began_at, encode_s
+        self.statistics.admitted(
+            Group(len(group), encode_s), [began_at - sequence.request.arrived_at for sequence in group]
+        )
+
+    def _note_step(self, rows: int, seconds: float) -> None:
+        """Count a step that has advanced so many rows; without any, it has read a prompt."""
+        if rows:
+            self.statistics.decoded(seconds)
+        else:
+            self.statistics.prefilled(seconds)
+
+    def _hand_out(self, rows: list[Sequence], choices: list[Choice]) -> None:
         """Give each row its next token; those that ended get their result, and leave when all have theirs."""
+        now = time.monotonic()
+        self.statistics.generated(len(rows))
         ended = []
-        for sequence, choice in zip(rows, self._choose(rows, logits), strict=True):
+        for sequence, choice in zip(rows, choices, strict=True):
+            if sequence.first_token_at is None:
+                sequence.first_token_at = now
+                self.statistics.began(now - sequence.admitted_at - sequence.encode_s)
             try:
                 if isinstance(choice, Exception):
                     raise choice
@@ -261,7 +318,7 @@ class Engine:
                 ended.append(sequence)
         self._remove(ended)
 
-    def _choose(self, rows: list[Sequence], logits: torch.Tensor) -> list[tuple[int, float] | Exception]:
+    def _choose(self, rows: list[Sequence], logits: torch.Tensor) -> list[Choice]:
         """Token and log probability for each row, or the error that it alone caused."""
         try:
             return list(zip(*sample(logits, rows), strict=True))
@@ -334,11 +391,23 @@ def _finish(sequence: Sequence, prompt: Prompt) -> None:
         output_tokens=len(answer),
         avg_logprob=sum(sequence.logprobs) / len(answer),
         tokens=_tokens(sequence, prompt) if options.logprobs and text else (),
+        timings=_timings(sequence),
     )
     if sequence.request.on_delta is not None and (rest := sequence.reader.finish(text)):
         sequence.request.on_delta(rest)
     with contextlib.suppress(InvalidStateError):  # cancelled this very moment
         sequence.future.set_result(transcription)
+
+
+def _timings(sequence: Sequence) -> Timings:
+    now = time.monotonic()
+    began_at = now if sequence.first_token_at is None else sequence.first_token_at
+    return Timings(
+        queue_s=sequence.admitted_at - sequence.request.arrived_at,
+        encode_s=sequence.encode_s,
+        prefill_s=began_at - sequence.admitted_at - sequence.encode_s,
+        decode_s=now - began_at,
+    )
 
 
 def _tokens(sequence: Sequence, prompt: Prompt) -> tuple[Token, ...]:

@@ -13,6 +13,7 @@ from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
+from deployments.asr.stopwatch import Stopwatch
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -39,7 +40,13 @@ class ModelRunner:
         self.cache = SlotCache(
             model.config.text_config, slots=slots, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device
         )
+        self._encoding = Stopwatch(self._device)
         self._graphs = self._record_graphs() if graphs else None
+
+    @property
+    def encode_s(self) -> float:
+        """Seconds that the last `encode` took; on a GPU to be read when the host has waited for what came after it."""
+        return self._encoding.seconds
 
     def encode(self, sequences: Items[Sequence]) -> None:
         """Encode the audio of new rows and give each its `prompt`: (tokens, hidden)."""
@@ -47,7 +54,9 @@ class ModelRunner:
         ids = [token for sequence in sequences for token in sequence.prompt_ids]
         embeddings = self._embed_tokens(self._on_device(torch.tensor(ids)))
         prompts = embeddings.split([len(sequence.prompt_ids) for sequence in sequences])
-        for sequence, prompt, audio in zip(sequences, prompts, self.encoder.encode(waveforms), strict=True):
+        with self._encoding:
+            encoded = self.encoder.encode(waveforms)
+        for sequence, prompt, audio in zip(sequences, prompts, encoded, strict=True):
             audio_start = sequence.prompt_ids.index(self._audio_id)
             prompt[audio_start : audio_start + len(audio)] = audio
             sequence.prompt = prompt

@@ -29,6 +29,11 @@ class Sequence:
     """Embeddings of the whole prompt, (tokens, hidden), once its audio is encoded."""
     read: int = 0
     """Tokens of the prompt that are in the cache."""
+    admitted_at: float = 0.0
+    """On the monotonic clock, as `first_token_at`."""
+    encode_s: float = 0.0
+    """Seconds that encoding took, with those that were admitted with it."""
+    first_token_at: float | None = None
     answer: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     """Natural-log probability of each token of the answer."""

@@ -4,7 +4,7 @@ Free of Ray and torch: `deployment.py` runs it in a replica, the tests in millis
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from typing import BinaryIO, Protocol
@@ -28,10 +28,19 @@ from deployments.ingress.formats import render
 from deployments.ingress.keys import ApiKeyMiddleware
 from deployments.ingress.models import model_card
 from deployments.ingress.multipart import Form, quoted, read_form
+from deployments.ingress.readiness import Readiness
 from deployments.ingress.recording import read_blocks
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.stream import open_stream
 from deployments.ingress.upload import UploadLimitMiddleware
+from deployments.observation.requests import (
+    RecordedTranscriber,
+    RecordMiddleware,
+    RequestRecord,
+    current_record,
+    recorded_decoding,
+)
+from deployments.observation.tracing import tracer
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
@@ -87,6 +96,10 @@ class Fetches(Protocol):
         ...
 
 
+async def _always_ready() -> None:
+    """What there is to check where the model is in this process."""
+
+
 def create_app(
     transcriber: TranscribesRecordings,
     settings: Settings,
@@ -95,6 +108,8 @@ def create_app(
     decode: Decodes = decode_blocks,
     fetch: Fetches = fetch_from_the_internet,
     write_request_id: bool = True,
+    check_model: Callable[[], Awaitable[None]] = _always_ready,
+    on_request_end: Callable[[RequestRecord], None] = lambda _: None,
 ) -> FastAPI:
     """Build the application.
 
@@ -105,7 +120,12 @@ def create_app(
         decode: turns media files into waveforms.
         fetch: gets the media file at a URL.
         write_request_id: see `RequestIdMiddleware`; False behind Ray Serve's proxy.
+        check_model: returns if the model would answer now, raises ServiceUnavailable if not.
+        on_request_end: is told of every transcription request that has ended.
     """
+    transcriber = RecordedTranscriber(transcriber)
+    decode = recorded_decoding(decode)
+    readiness = Readiness(check_model)
     threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -121,9 +141,11 @@ def create_app(
     app = FastAPI(
         title="Qwen3-ASR",
         lifespan=lifespan,
+        # FastAPI's own spans would begin from the caller's context and pass by those of Serve and ours.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         # A redirected POST loses its upload in most clients; a wrong URL is answered as one.
         redirect_slashes=False,
-        middleware=_middleware(settings, write_request_id=write_request_id),
+        middleware=_middleware(settings, model, on_request_end, write_request_id=write_request_id),
         exception_handlers={
             ServiceError: answer_error,
             HTTPException: answer_error,
@@ -150,8 +172,10 @@ def create_app(
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
         async with AsyncExitStack() as stack:
-            form = await stack.enter_async_context(read_form(request))
-            asked = transcription_request(form, model, settings)
+            with tracer.start_as_current_span("receive"):
+                form = await stack.enter_async_context(read_form(request))
+                asked = transcription_request(form, model, settings)
+            current_record().response_format, current_record().stream = asked.response_format, asked.stream
             deadline = Deadline(settings.request_timeout_s)
             async with deadline.enforced():
                 recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
@@ -159,7 +183,8 @@ def create_app(
                     items = transcriber.stream(recording, asked.options, asked.speech)
                     return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
                 transcript = await transcriber.transcribe(recording, asked.options, asked.speech)
-        return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
+        with tracer.start_as_current_span("render"):
+            return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
 
     @app.post("/v1/audio/translations")
     async def create_translation(request: Request) -> Response:
@@ -190,6 +215,13 @@ def create_app(
         """Liveness: this process answers. It does not ask the model."""
         return {"status": "ok"}
 
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready")
+    async def ready() -> dict:
+        """Readiness: an utterance can be transcribed now."""
+        await readiness.require()
+        return {"status": "ok"}
+
     return app
 
 
@@ -202,9 +234,18 @@ async def _until_closed(
             yield item
 
 
-def _middleware(settings: Settings, *, write_request_id: bool) -> list[Middleware]:
+def _middleware(
+    settings: Settings,
+    model: ServedModel,
+    on_request_end: Callable[[RequestRecord], None],
+    *,
+    write_request_id: bool,
+) -> list[Middleware]:
     """The first is the outermost: everything below it gets a request id, and what a web page must see to read it."""
-    layers = [Middleware(RequestIdMiddleware, write_header=write_request_id)]
+    layers = [
+        Middleware(RequestIdMiddleware, write_header=write_request_id),
+        Middleware(RecordMiddleware, model=model.id, on_end=on_request_end, log_transcripts=settings.log_transcripts),
+    ]
     if settings.cors_origins:
         layers.append(
             Middleware(

@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import cast
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from deployments.exceptions import ServiceError, ServiceUnavailable, TooManyRequests
 from deployments.ingress.api import create_app
+from deployments.observation.recorders import IngressMetrics
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
@@ -26,8 +27,25 @@ logger = logging.getLogger("ray.serve.asr")
 class RemoteRecognizer:
     """The ASR deployment as a `Recognizer`: Ray's errors become the service's own here, and nowhere else."""
 
-    def __init__(self, asr: DeploymentHandle):
+    def __init__(self, asr: DeploymentHandle, on_retry: Callable[[str], None] = lambda _: None):
         self._asr = asr
+        self._on_retry = on_retry
+
+    async def check(self) -> None:
+        """Return if some replica would take an utterance now. Waits for one as long as the caller does.
+
+        Raises:
+            ServiceUnavailable: there is none.
+        """
+        response = self._asr.ready.remote()
+        try:
+            with _own_errors():
+                await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except RayError:  # it has just died, or says that it is broken
+            raise _restarting() from None
 
     async def transcribe(self, utterance: Utterance) -> Transcription:
         """Transcribe one utterance on some replica.
@@ -40,7 +58,7 @@ class RemoteRecognizer:
         try:
             return await self._transcribe_once(utterance)
         except RayActorError as error:
-            logger.warning("an ASR replica died with an utterance, trying another: %r", error)
+            self._note_retry(error)
         try:
             return await self._transcribe_once(utterance)
         except RayActorError:
@@ -65,7 +83,11 @@ class RemoteRecognizer:
             except RayActorError as error:
                 if said_something or last_try:
                     raise _restarting() from None
-                logger.warning("an ASR replica died with an utterance, trying another: %r", error)
+                self._note_retry(error)
+
+    def _note_retry(self, error: RayActorError) -> None:
+        logger.warning("an ASR replica died with an utterance, trying another: %r", error)
+        self._on_retry("replica_died")
 
     async def _transcribe_once(self, utterance: Utterance) -> Transcription:
         response = self._asr.transcribe.remote(utterance)
@@ -123,11 +145,23 @@ class Ingress:
     def __init__(self, settings: Settings, served_model: ServedModel, asr: DeploymentHandle):
         self._settings = settings
         self._served_model = served_model
+        self._metrics = IngressMetrics()
+        self._recognizer = RemoteRecognizer(asr, on_retry=self._metrics.piece_retried)
         self._transcriber = Transcriber(
-            RemoteRecognizer(asr), max_utterance_s=settings.max_utterance_s, window=settings.utterance_window
+            self._recognizer,
+            max_utterance_s=settings.max_utterance_s,
+            window=settings.utterance_window,
+            on_retry=self._metrics.piece_retried,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once this replica is constructed."""
         # Serve's own proxy writes the x-request-id it was given or made; a second one would make it "id, id".
-        return create_app(self._transcriber, self._settings, self._served_model, write_request_id=False)
+        return create_app(
+            self._transcriber,
+            self._settings,
+            self._served_model,
+            write_request_id=False,
+            check_model=self._recognizer.check,
+            on_request_end=self._metrics.request_ended,
+        )

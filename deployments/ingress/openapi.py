@@ -58,6 +58,7 @@ def _document(app: FastAPI, served: ServedModel, settings: Settings) -> Json:
     retrieve = paths["/v1/models/{model_id}"]["get"]
     retrieve["parameters"][0]["example"] = served.id
     retrieve["responses"] = {"200": _json("The model.", "Model"), **_errors(401, 404)}
+    paths["/ready"]["get"]["responses"] |= _errors(503)
     if settings.api_keys:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path, operations in paths.items():

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from deployments.ingress.deadline import Deadline
 from deployments.ingress.errors import explain_error
 from deployments.ingress.formats import language_codes, logprobs_of, token_usage, warnings_header, warnings_list
+from deployments.observation.requests import current_record
 from deployments.transcription.transcript import Transcript, TranscriptWarning
 from deployments.transcription.utterance import Delta
 
@@ -104,7 +105,8 @@ class EventStream(Response):
                 self._following = asyncio.ensure_future(anext(self._items))
             yield _DONE
         except Exception as error:
-            _, body = explain_error(request, error)
+            rule, body = explain_error(request, error)
+            current_record().status = rule.status
             yield _frame(body)
 
     async def _any_done(self, *futures: asyncio.Future) -> bool:

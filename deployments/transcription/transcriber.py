@@ -37,6 +37,7 @@ class Transcriber:
         window: pieces of one recording that are with the recognizer at the same time. It bounds what a recording takes
             of memory here, and of the recognizer's capacity there.
         listen: makes what finds the speech in one recording.
+        on_retry: is told why a piece is sent to the recognizer once more.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Transcriber:
         max_utterance_s: float,
         window: int,
         listen: Callable[[], Listener] = SileroVad,
+        on_retry: Callable[[str], None] = lambda _: None,
     ):
         self._recognizer = recognizer
         self._guard = Guard(recognizer)
         self._max_utterance_s = max_utterance_s
         self._window = window
         self._listen = listen
+        self._on_retry = on_retry
         listen()  # what it loads is loaded now, and not while the first caller waits
 
     async def transcribe(
@@ -106,7 +109,7 @@ class Transcriber:
         async def hear(piece: Piece, turn: Turn | None, *, is_first: bool) -> Heard:
             try:
                 if turn is None:
-                    return await _patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+                    return await self._hear_patiently(piece, options, is_first=is_first)
                 return await self._tell(piece, options, turn, is_first=is_first)
             finally:
                 window.release()
@@ -124,6 +127,11 @@ class Transcriber:
             forced=options.language,
         )
 
+    async def _hear_patiently(self, piece: Piece, options: DecodingOptions, *, is_first: bool) -> Heard:
+        return await _patiently(
+            lambda: self._guard.hear(piece, options), is_first=is_first, on_wait=lambda: self._on_retry("no_place")
+        )
+
     async def _tell(self, piece: Piece, options: DecodingOptions, turn: Turn, *, is_first: bool) -> Heard:
         """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
         try:
@@ -131,7 +139,7 @@ class Transcriber:
         except ServiceUnavailable:
             if not turn.take_back():
                 raise
-            heard = await _patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+            heard = await self._hear_patiently(piece, options, is_first=is_first)
         else:
             if turn.take_back():
                 heard = await self._guard.check(piece, options, answer)
@@ -170,7 +178,7 @@ async def _pieces(recording: AsyncIterator[Waveform], cutter: Cutter) -> AsyncGe
         yield piece
 
 
-async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool) -> Heard:
+async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool, on_wait: Callable[[], None]) -> Heard:
     """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
 
     The first piece is refused at once, so that callers learn soon that the service is full.
@@ -183,6 +191,7 @@ async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool) -> 
             refusals += 1
             if is_first or refusals > MAX_REFUSALS:
                 raise
+            on_wait()
             logger.warning("no place for a piece of a long recording, waiting %d s", error.retry_after_s)
             await asyncio.sleep(error.retry_after_s)
 

@@ -49,6 +49,20 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """Where the time of one utterance went in its replica; together, the seconds from its arrival to its end."""
+
+    queue_s: float
+    """Until it was admitted to the running utterances."""
+    encode_s: float
+    """In the audio encoder, with those that were admitted with it."""
+    prefill_s: float
+    """Until its first token, with the same."""
+    decode_s: float
+    """From there to its last."""
+
+
+@dataclass(frozen=True)
 class Transcription:
     """What the model answered for one utterance."""
 
@@ -65,6 +79,8 @@ class Transcription:
     """Mean natural-log probability of the output tokens."""
     tokens: tuple[Token, ...] = ()
     """What the text is made of; empty unless the options ask for `logprobs`."""
+    timings: Timings | None = field(default=None, compare=False)
+    """None where nobody measured."""
 
 
 class Recognizer(Protocol):
