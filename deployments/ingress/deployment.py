@@ -2,19 +2,17 @@
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import cast
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.exceptions import ServiceError, ServiceUnavailable, TooManyRequests
 from deployments.ingress.api import create_app
+from deployments.ingress.ray_errors import own_errors, restarting
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
@@ -44,7 +42,7 @@ class RemoteRecognizer:
         try:
             return await self._transcribe_once(utterance)
         except RayActorError:
-            raise _restarting() from None
+            raise restarting() from None
 
     async def stream(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         """Transcribe one utterance on some replica and tell its text as it is decoded.
@@ -64,13 +62,13 @@ class RemoteRecognizer:
                 return
             except RayActorError as error:
                 if said_something or last_try:
-                    raise _restarting() from None
+                    raise restarting() from None
                 logger.warning("an ASR replica died with an utterance, trying another: %r", error)
 
     async def _transcribe_once(self, utterance: Utterance) -> Transcription:
         response = self._asr.transcribe.remote(utterance)
         try:
-            with _own_errors():
+            with own_errors():
                 return cast(Transcription, await response)
         except asyncio.CancelledError:
             response.cancel()  # the caller has gone: free its place in the batch
@@ -79,33 +77,12 @@ class RemoteRecognizer:
     async def _stream_once(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         response = self._asr.options(stream=True).transcribe_stream.remote(utterance)
         try:
-            with _own_errors():
+            with own_errors():
                 async for item in response:
                     yield cast(Delta | Transcription, item)
         except (asyncio.CancelledError, GeneratorExit):
             response.cancel()
             raise
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise what Ray says went wrong as the service's own errors; the death of a replica is left to be retried."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, ServiceError):
-            raise error.cause from None
-        raise
-    except BackPressureError as error:
-        refusal = TooManyRequests if error.status_code == 429 else ServiceUnavailable
-        wait_s = max(1, math.ceil(error.retry_after_s or 1))
-        raise refusal("The service is at its capacity. Try again in a moment.", retry_after_s=wait_s) from None
-    except DeploymentUnavailableError:
-        raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
-
-
-def _restarting() -> ServiceUnavailable:
-    return ServiceUnavailable("The model is restarting. Try again in a moment.")
 
 
 @serve.deployment(

@@ -1,0 +1,79 @@
+"""Languages with word times, and the words of a text."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from transformers import AutoProcessor, Qwen3ASRProcessor
+from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
+
+from deployments.aligner.words import split
+from deployments.exceptions import InvalidRequest, UnalignableLanguage
+from deployments.transcription.words import ALIGNED_LANGUAGES, Word, check_alignable, spans_of
+
+
+@pytest.fixture(scope="module")
+def processor(native_folder: Path) -> Qwen3ASRProcessor:
+    return AutoProcessor.from_pretrained(native_folder)
+
+
+def test_the_languages_are_the_released_ones() -> None:
+    assert ALIGNED_LANGUAGES == FORCED_ALIGNER_LANGUAGES
+    assert len(ALIGNED_LANGUAGES) == 11
+
+
+@pytest.mark.parametrize("language", sorted(ALIGNED_LANGUAGES - {"Japanese", "Korean"}))
+def test_most_languages_need_nothing_more(processor: Qwen3ASRProcessor, language: str) -> None:
+    check_alignable(language)
+    assert split(processor, "Uno, dos: tres!", language) == ["Uno", "dos", "tres"]
+
+
+def test_chinese_is_split_into_characters(processor: Qwen3ASRProcessor) -> None:
+    assert split(processor, "我有iPhone 15。", "Chinese") == ["我", "有", "iPhone", "15"]
+
+
+def test_another_language_is_refused_with_those_there_are(processor: Qwen3ASRProcessor) -> None:
+    with pytest.raises(UnalignableLanguage, match=r"no word times in Finnish.* Cantonese, .*Spanish") as raised:
+        split(processor, "Hyvää päivää", "Finnish")
+    assert isinstance(raised.value, InvalidRequest)
+    assert (raised.value.param, raised.value.code) == ("timestamp_granularities", "unsupported_language")
+
+
+@pytest.mark.parametrize(("language", "package"), [("Japanese", "nagisa"), ("Korean", "soynlp")])
+def test_a_missing_package_is_named(
+    processor: Qwen3ASRProcessor, language: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(UnalignableLanguage, match=f"in {language}: .* {package!r}"):
+        split(processor, "text", language)
+
+
+def test_japanese_is_split_by_nagisa(processor: Qwen3ASRProcessor) -> None:
+    pytest.importorskip("nagisa")
+    assert "".join(split(processor, "これは日本語です。", "Japanese")) == "これは日本語です"
+
+
+def test_korean_is_split_by_soynlp(processor: Qwen3ASRProcessor) -> None:
+    pytest.importorskip("soynlp")
+    assert "".join(split(processor, "안녕하세요, 세계!", "Korean")) == "안녕하세요세계"
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("It's five to, no: twenty-five past!", "English", ["It's", "five", "to", "no", "twenty-five", "past"]),
+        ("我有iPhone 15。“好！”", "Chinese", ["我", "有", "iPhone", "15", "好"]),
+        ("", "English", []),
+    ],
+)
+def test_words_are_found_in_their_text(
+    processor: Qwen3ASRProcessor, text: str, language: str, expected: list[str]
+) -> None:
+    words = [Word(word, 0.0, 0.0) for word in split(processor, text, language)]
+    assert [text[begin:end] for begin, end in spans_of(words, text)] == expected
+
+
+def test_a_word_that_is_not_in_the_text_takes_none_of_it() -> None:
+    words = [Word(text, 0.0, 0.0) for text in ("one", "2", "three")]
+    assert spans_of(words, "one two three") == [(0, 3), (3, 3), (8, 13)]
