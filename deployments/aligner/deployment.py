@@ -1,14 +1,18 @@
 """The Aligner deployment: one forced aligner on one device, behind `@serve.batch`."""
 
 import asyncio
+import contextlib
 import logging
-import os
+import math
+import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ray import serve
 
 from deployments.asr.deployment import BatchingConfig
+from deployments.asr.openmp import limit_spinning
 from deployments.exceptions import EngineFailure, ServiceError
 from deployments.settings import Settings
 from deployments.transcription.words import Reading, Word
@@ -22,6 +26,9 @@ Answer = tuple[Word, ...] | ServiceError
 
 FAILURES_IN_A_ROW = 3
 """Readings that failed one after the other until the replica is taken for broken and replaced."""
+HUNG_AFTER_S = 60.0
+HUNG_AFTER_S_PER_S = 3.0
+"""A batch that takes longer than this, and this for each of its seconds of audio, will never end."""
 
 
 @serve.deployment(
@@ -42,6 +49,8 @@ class Aligner:
         """
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="align")
         self._failures = 0
+        self._batch_ends_by = math.inf
+        """On the monotonic clock; infinite between two batches."""
         self._model = _start(settings, checkpoint)
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
@@ -70,7 +79,8 @@ class Aligner:
     def _align(self, readings: list[Reading]) -> list[Answer]:
         """One batch. Where it fails as a whole, each is tried alone: one reading's fault is not the others'."""
         try:
-            answers = self._model.align(readings)
+            with self._deadline(readings):
+                answers = self._model.align(readings)
         except Exception:  # torch raises its own kinds, such as out of memory
             logger.exception("aligning %d readings failed", len(readings))
             if len(readings) > 1:
@@ -80,15 +90,25 @@ class Aligner:
         self._failures = 0
         return answers
 
+    @contextlib.contextmanager
+    def _deadline(self, readings: list[Reading]) -> Iterator[None]:
+        seconds = sum(reading.duration for reading in readings)
+        self._batch_ends_by = time.monotonic() + HUNG_AFTER_S + HUNG_AFTER_S_PER_S * seconds
+        try:
+            yield
+        finally:
+            self._batch_ends_by = math.inf
+
     def check_health(self) -> None:
         """Called by Serve; raising makes it replace this replica."""
+        if time.monotonic() > self._batch_ends_by:
+            raise RuntimeError("the aligner hangs in a batch")
         if self._failures >= FAILURES_IN_A_ROW:
             raise RuntimeError(f"the last {self._failures} readings failed")
 
 
 def _start(settings: Settings, checkpoint: str) -> "AlignerModel":
-    # As in the ASR deployment: read when torch loads its OpenMP, which must not spin at barriers.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    limit_spinning()
     # Imported here: the process that only builds the application does not need torch.
     from deployments.aligner.start import start_aligner
 

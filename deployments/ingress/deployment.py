@@ -1,4 +1,4 @@
-"""The ingress deployment: HTTP in front, a handle to the ASR deployment behind."""
+"""The ingress deployment: HTTP in front, handles to the ASR and the Aligner deployment behind."""
 
 import asyncio
 import logging
@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.ingress.api import create_app
 from deployments.ingress.ray_errors import own_errors, restarting
+from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
@@ -97,11 +98,20 @@ class RemoteRecognizer:
 class Ingress:
     """Validates requests, decodes media, renders answers. Never touches torch."""
 
-    def __init__(self, settings: Settings, served_model: ServedModel, asr: DeploymentHandle):
+    def __init__(
+        self,
+        settings: Settings,
+        served_model: ServedModel,
+        asr: DeploymentHandle,
+        aligner: DeploymentHandle | None = None,
+    ):
         self._settings = settings
         self._served_model = served_model
         self._transcriber = Transcriber(
-            RemoteRecognizer(asr), max_utterance_s=settings.max_utterance_s, window=settings.utterance_window
+            RemoteRecognizer(asr),
+            max_utterance_s=settings.max_utterance_s,
+            window=settings.utterance_window,
+            aligner=RemoteAligner(aligner) if aligner is not None else None,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -2,8 +2,11 @@
 
 import importlib.util
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
+from itertools import accumulate
 from typing import Protocol
 
 from deployments.exceptions import UnalignableLanguage
@@ -29,10 +32,25 @@ ALIGNED_LANGUAGES = frozenset(
 _SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """Optional packages that split texts into words where spaces do not."""
 
+_MAX_SKIPPED = 40  # letters between two words that a splitter wrote otherwise
+
+
+class WordTimes(Enum):
+    """What a caller wants to know of the times of words."""
+
+    UNUSED = "unused"
+    WELCOME = "welcome"
+    """They make what is asked for better, and may be missing."""
+    REQUIRED = "required"
+    """They are what is asked for."""
+
 
 @dataclass(frozen=True)
 class Word:
-    """One word, or one character of Chinese, without punctuation. Times are seconds from the start of the waveform."""
+    """One word, or one character of Chinese, without punctuation around it.
+
+    Times are seconds from the start of what it was said in: the waveform of a `Reading`, the recording of a transcript.
+    """
 
     text: str
     start: float
@@ -96,16 +114,45 @@ def spans_of(words: Sequence[Word], text: str) -> list[tuple[int, int]]:
     What is between two spans, spaces and punctuation, belongs to no word. A word that a splitter has written otherwise
     gets an empty span where it would stand.
     """
-    kept = [place for place, char in enumerate(text) if char == "'" or unicodedata.category(char)[0] in "LN"]
+    kept = [place for place, char in enumerate(text) if _is_kept(char)]
     letters = "".join(text[place] for place in kept)
     spans: list[tuple[int, int]] = []
     at = 0
     for word in words:
-        found = letters.find(word.text, at)
-        if found < 0 or not word.text:
+        sought = "".join(filter(_is_kept, word.text))
+        found = letters.find(sought, at, at + len(sought) + _MAX_SKIPPED)
+        if found < 0 or not sought:
             empty = spans[-1][1] if spans else 0
             spans.append((empty, empty))
             continue
-        at = found + len(word.text)
+        at = found + len(sought)
         spans.append((kept[found], kept[at - 1] + 1))
     return spans
+
+
+def words_in(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[Word, ...]]:
+    """The words of each of `texts`, which one after another are the text of `words`, blanks aside."""
+    ends = list(accumulate(map(len, texts)))
+    shares: list[list[Word]] = [[] for _ in texts]
+    for word, (begin, _) in zip(words, spans_of(words, "".join(texts)), strict=True):
+        shares[min(bisect_right(ends, begin), len(texts) - 1)].append(word)
+    return [tuple(share) for share in shares]
+
+
+def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, float]]:
+    """When each of `texts` is said, from its first word to its last; one without any takes no time.
+
+    Args:
+        texts: as for `words_in`.
+        words: at least one.
+    """
+    times: list[tuple[float, float]] = []
+    for own in words_in(texts, words):
+        before = times[-1][1] if times else words[0].start
+        times.append((own[0].start, own[-1].end) if own else (before, before))
+    return times
+
+
+def _is_kept(char: str) -> bool:
+    """Whether it is in the words of a text: the released processor drops what is not."""
+    return char == "'" or unicodedata.category(char)[0] in "LN"

@@ -28,6 +28,11 @@ async def test_list(service: Service) -> None:
     assert (card["aligner"], card["url_input"]) == (False, False)
 
 
+async def test_an_aligner_is_told() -> None:
+    [card] = (await Service(aligner="demo").request("GET", "/v1/models")).json()["data"]
+    assert card["aligner"] is True
+
+
 async def test_aliases_are_models_of_their_own() -> None:
     service = Service(model="Qwen/Qwen3-ASR-1.7B", model_aliases=("whisper-1", "gpt-4o-transcribe"))
     cards = (await service.request("GET", "/v1/models")).json()["data"]

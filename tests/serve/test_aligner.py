@@ -1,7 +1,9 @@
 """How readings reach the model of a running Aligner deployment, and how its words come back."""
 
 import asyncio
+import math
 import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +15,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.aligner.deployment import Aligner
-from deployments.exceptions import EngineFailure, ServiceError, UnalignableLanguage
+from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, UnalignableLanguage
 from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.transcription.words import Reading, Word
 
@@ -29,7 +31,9 @@ class FakeModel:
         self._broken = False
 
     def align(self, readings: Sequence[Reading]) -> list[tuple[Word, ...] | ServiceError]:
-        time.sleep(0.2)
+        time.sleep(3.0 if any(reading.text == "slow" for reading in readings) else 0.2)
+        if any(reading.text == "kill" for reading in readings):
+            os.kill(os.getpid(), signal.SIGKILL)
         self._broken |= any(reading.text == "break the device" for reading in readings)
         if self._broken or any(reading.text == "break" for reading in readings):
             raise RuntimeError("CUDA error")
@@ -48,6 +52,7 @@ class FakeAligner(Aligner.func_or_class):  # type: ignore[name-defined]
     def __init__(self) -> None:
         self._compute = ThreadPoolExecutor(max_workers=1)
         self._failures = 0
+        self._batch_ends_by = math.inf
         self._model = FakeModel()
 
 
@@ -92,3 +97,19 @@ async def test_a_replica_on_which_everything_fails_is_replaced(aligner: RemoteAl
                     break
             except ServiceError:
                 await asyncio.sleep(0.5)
+
+
+async def test_readings_on_a_killed_replica_are_aligned_by_another(deploy: Deploy) -> None:
+    aligner = RemoteAligner(deploy(FakeAligner.options(num_replicas=2).bind()))
+    victim = round((await _word(aligner)).start)
+    calls = [asyncio.create_task(_word(aligner, "slow")) for _ in range(16)]
+    await asyncio.sleep(1.0)
+    os.kill(victim, signal.SIGKILL)
+    answered_by = {word.start for word in await asyncio.gather(*calls)}
+    assert victim not in answered_by
+
+
+async def test_a_reading_that_kills_its_replica_is_not_sent_a_third_time(deploy: Deploy) -> None:
+    aligner = RemoteAligner(deploy(FakeAligner.options(num_replicas=2).bind()))
+    with pytest.raises(ServiceUnavailable, match="restarting"):
+        await _word(aligner, "kill")

@@ -9,7 +9,7 @@ from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LA
 
 from deployments.aligner.words import split
 from deployments.exceptions import InvalidRequest, UnalignableLanguage
-from deployments.transcription.words import ALIGNED_LANGUAGES, Word, check_alignable, spans_of
+from deployments.transcription.words import ALIGNED_LANGUAGES, Word, check_alignable, spans_of, times_of, words_in
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +77,26 @@ def test_words_are_found_in_their_text(
 def test_a_word_that_is_not_in_the_text_takes_none_of_it() -> None:
     words = [Word(text, 0.0, 0.0) for text in ("one", "2", "three")]
     assert spans_of(words, "one two three") == [(0, 3), (3, 3), (8, 13)]
+
+
+def test_a_word_is_not_looked_for_at_the_other_end_of_the_text() -> None:
+    text = "two " + "and so on " * 20 + "one"
+    words = [Word(text, 0.0, 0.0) for text in ("one", "and", "so")]
+    assert spans_of(words, text) == [(0, 0), (4, 7), (8, 10)]
+
+
+def test_words_are_shared_out_among_the_texts_that_they_are_in() -> None:
+    words = [Word("twenty-five", 0.0, 1.0), Word("o'clock", 1.0, 1.5), Word("2", 1.5, 2.0), Word("No", 2.0, 3.0)]
+    texts = ["twenty-five", "o'clock (two)!", "...", "No."]
+    assert words_in(texts, words) == [(words[0],), (words[1], words[2]), (), (words[3],)]
+    assert words_in([], []) == []
+    assert words_in(["So."], []) == [()]
+
+
+def test_a_text_without_words_takes_no_time() -> None:
+    assert times_of(["-", "So", "-", "it is"], [Word("So", 1.0, 2.0), Word("it", 3.0, 3.5), Word("is", 3.5, 4.0)]) == [
+        (1.0, 1.0),
+        (1.0, 2.0),
+        (2.0, 2.0),
+        (3.0, 4.0),
+    ]
