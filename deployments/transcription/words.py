@@ -115,11 +115,11 @@ def spans_of(words: Sequence[Word], text: str) -> list[tuple[int, int]]:
     gets an empty span where it would stand.
     """
     kept = [place for place, char in enumerate(text) if _is_kept(char)]
-    letters = "".join(text[place] for place in kept)
+    letters = "".join(_folded(text[place]) for place in kept)
     spans: list[tuple[int, int]] = []
     at = 0
     for word in words:
-        sought = "".join(filter(_is_kept, word.text))
+        sought = "".join(_folded(char) for char in word.text if _is_kept(char))
         found = letters.find(sought, at, at + len(sought) + _MAX_SKIPPED)
         if found < 0 or not sought:
             empty = spans[-1][1] if spans else 0
@@ -156,3 +156,9 @@ def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, f
 def _is_kept(char: str) -> bool:
     """Whether it is in the words of a text: the released processor drops what is not."""
     return char == "'" or unicodedata.category(char)[0] in "LN"
+
+
+def _folded(char: str) -> str:
+    """One character for those that splitters write alike, such as full-width letters and digits."""
+    folded = unicodedata.normalize("NFKC", char)
+    return folded if len(folded) == 1 else char

@@ -1,14 +1,17 @@
 """Languages with word times, and the words of a text."""
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from transformers import AutoProcessor, Qwen3ASRProcessor
+from transformers.models.qwen3_asr import processing_qwen3_asr
 from transformers.models.qwen3_asr.processing_qwen3_asr import FORCED_ALIGNER_LANGUAGES
 
 from deployments.aligner.words import split
-from deployments.exceptions import InvalidRequest, UnalignableLanguage
+from deployments.exceptions import EngineFailure, InvalidRequest, UnalignableLanguage
 from deployments.transcription.words import ALIGNED_LANGUAGES, Word, check_alignable, spans_of, times_of, words_in
 
 
@@ -49,14 +52,41 @@ def test_a_missing_package_is_named(
         split(processor, "text", language)
 
 
-def test_japanese_is_split_by_nagisa(processor: Qwen3ASRProcessor) -> None:
-    pytest.importorskip("nagisa")
-    assert "".join(split(processor, "これは日本語です。", "Japanese")) == "これは日本語です"
+def _install(monkeypatch: pytest.MonkeyPatch, package: str, **modules: object) -> None:
+    """Put stand-ins in the place of an optional package: the real ones are as heavy as all the rest."""
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name.replace("_", "."), module)  # type: ignore[arg-type]
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name == package else find_spec(name))
+    monkeypatch.setattr(processing_qwen3_asr, f"is_{package}_available", lambda: True)
 
 
-def test_korean_is_split_by_soynlp(processor: Qwen3ASRProcessor) -> None:
-    pytest.importorskip("soynlp")
-    assert "".join(split(processor, "안녕하세요, 세계!", "Korean")) == "안녕하세요세계"
+def test_japanese_is_split_by_nagisa(processor: Qwen3ASRProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which writes full-width letters as narrow ones, among others."""
+    text = "これはＡＢＣ日本語です。"
+    as_nagisa = SimpleNamespace(words=["これ", "は", "ABC", "日本", "語", "です", "。"])
+    _install(monkeypatch, "nagisa", nagisa=SimpleNamespace(tagging=lambda _: as_nagisa))
+    words = split(processor, text, "Japanese")
+    assert words == ["これ", "は", "ABC", "日本", "語", "です"]
+    spans = spans_of([Word(word, 0.0, 0.0) for word in words], text)
+    assert [text[begin:end] for begin, end in spans] == ["これ", "は", "ＡＢＣ", "日本", "語", "です"]
+
+
+def test_korean_is_split_by_soynlp(processor: Qwen3ASRProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = SimpleNamespace(tokenize=lambda _: ["안녕", "하세요,", "세계", "!"])
+    _install(
+        monkeypatch,
+        "soynlp",
+        soynlp_tokenizer=SimpleNamespace(LTokenizer=lambda: tokenizer),
+        soynlp=ModuleType("soynlp"),
+    )
+    assert split(processor, "안녕하세요, 세계!", "Korean") == ["안녕", "하세요", "세계"]
+
+
+def test_a_broken_package_is_our_fault(processor: Qwen3ASRProcessor, monkeypatch: pytest.MonkeyPatch) -> None:
+    _install(monkeypatch, "nagisa", nagisa=None)
+    with pytest.raises(EngineFailure, match="no word times in Japanese"):
+        split(processor, "text", "Japanese")
 
 
 @pytest.mark.parametrize(
