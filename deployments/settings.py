@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     aligner_num_gpus: float = Field(
         default=0, ge=0, description="GPUs per Aligner replica; a fraction lets it share a card, 0 means CPU."
     )
-    aligner_num_cpus: float = Field(default=1, gt=0, description="CPUs that Ray reserves for one Aligner replica.")
+    # With the ASR replica's 1 and the ingress' 0.5 it fits on a laptop of two cores.
+    aligner_num_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray reserves for one Aligner replica.")
     default_language: str | None = Field(
         default=None,
         description="Language to force when a request names none, as code or English name. None detects it.",

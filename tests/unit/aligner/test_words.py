@@ -55,7 +55,7 @@ def test_a_missing_package_is_named(
 def _install(monkeypatch: pytest.MonkeyPatch, package: str, **modules: object) -> None:
     """Put stand-ins in the place of an optional package: the real ones are as heavy as all the rest."""
     for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name.replace("_", "."), module)  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, name.replace("_", "."), module)
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name == package else find_spec(name))
     monkeypatch.setattr(processing_qwen3_asr, f"is_{package}_available", lambda: True)
