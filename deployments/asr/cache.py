@@ -20,8 +20,7 @@ class SlotCache:
     hold the slots `0..rows-1`, so that a decode step works on views. On the CPU, memory that was never written to is
     not taken from the system yet.
 
-    `update` is all that the attention layers call. What it does is set before each forward pass: `begin_prefill`
-    writes whole prompts, `begin_decode` one token a row.
+    `update` is all that the attention layers call. Where it writes to is set before each forward pass, by `begin`.
     """
 
     def __init__(self, config: Qwen3Config, *, slots: int, slot_tokens: int, dtype: torch.dtype, device: torch.device):
@@ -30,45 +29,35 @@ class SlotCache:
         shape = (slots, config.num_key_value_heads, slot_tokens, config.head_dim)
         self._keys = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
         self._values = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
-        self._all_slots = torch.arange(slots, device=device)
-        self._slots = self._all_slots
-        self._positions = self._all_slots
-        self._window: tuple[slice, slice] | None = None
-        """Slots and tokens that the attention of a decode step sees; None in a prefill."""
+        self._slots = self._positions = torch.empty(0, dtype=torch.long, device=device)
+        self._prompts_alone = False
 
-    def begin_prefill(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
-        """The next forward pass brings whole prompts, all tokens as one row.
+    def begin(self, slots: torch.Tensor, positions: torch.Tensor, *, prompts_alone: bool) -> None:
+        """Say where the tokens of the next forward pass go.
 
         Args:
             slots: (tokens,) the slot of each.
             positions: (tokens,) where in its slot it goes.
+            prompts_alone: they are whole prompts, whose attention needs nothing that is in the cache.
         """
-        self._slots, self._positions, self._window = slots, positions, None
-
-    def begin_decode(self, first_slot: int, positions: torch.Tensor, length: int) -> None:
-        """The next forward pass brings one token for each of the slots from `first_slot` on.
-
-        Args:
-            first_slot: the first one.
-            positions: (rows,) where in its slot each token goes.
-            length: tokens of every slot that attention looks at; at least the largest position and one.
-        """
-        rows = slice(first_slot, first_slot + len(positions))
-        self._slots, self._positions, self._window = self._all_slots[rows], positions, (rows, slice(length))
+        self._slots, self._positions, self._prompts_alone = slots, positions, prompts_alone
 
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: object, **__: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write (rows, heads, tokens, head_dim) of one layer; return what its attention reads."""
+        """Write the keys and values of one layer; return those that its attention reads.
+
+        Args:
+            keys: (1, heads, tokens, head_dim).
+            values: as `keys`.
+            layer: which.
+
+        Returns `keys` and `values` where prompts are alone, else all slots: (slots, heads, slot_tokens, head_dim).
+        """
         all_keys, all_values = self._keys[layer], self._values[layer]
-        if self._window is None:
-            all_keys[self._slots, :, self._positions] = keys[0].transpose(0, 1)
-            all_values[self._slots, :, self._positions] = values[0].transpose(0, 1)
-            return keys, values  # causal attention over the prompts themselves needs nothing older
-        all_keys[self._slots, :, self._positions] = keys[:, :, 0]
-        all_values[self._slots, :, self._positions] = values[:, :, 0]
-        rows, tokens = self._window
-        return all_keys[rows, :, tokens], all_values[rows, :, tokens]
+        all_keys[self._slots, :, self._positions] = keys[0].transpose(0, 1)
+        all_values[self._slots, :, self._positions] = values[0].transpose(0, 1)
+        return (keys, values) if self._prompts_alone else (all_keys, all_values)
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row to another slot."""

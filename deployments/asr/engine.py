@@ -48,18 +48,30 @@ class Engine:
         slot_tokens: tokens of prompt and answer that one utterance may need.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one utterance always is).
             The running utterances wait for them, so it bounds how long the others may stall them.
+        piece_tokens: tokens of a prompt that are read along with one decode step at most, while utterances are
+            running; 0 reads whole prompts between two steps.
         graphs: replay decode steps as CUDA graphs.
     """
 
     def __init__(
-        self, checkpoint: Checkpoint, *, slots: int, slot_tokens: int, admission_s: float, graphs: bool = False
+        self,
+        checkpoint: Checkpoint,
+        *,
+        slots: int,
+        slot_tokens: int,
+        admission_s: float,
+        piece_tokens: int = 0,
+        graphs: bool = False,
     ):
         self._prompt = Prompt(checkpoint.tokenizer)
         self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs)
         self._admission_s = admission_s
+        self._piece_tokens = piece_tokens
         self._waiting: deque[Sequence] = deque()
         self._running: list[Sequence] = []
         """Row `i` holds slot `i`."""
+        self._reading: deque[Sequence] = deque()
+        """Encoded, their prompts not read yet. The first one holds the slot behind the last running row."""
         self._arrival = threading.Condition()
         self._stopped = False
         self._step_ends_by = math.inf
@@ -115,7 +127,7 @@ class Engine:
         self._drop_cancelled()
         group = self._next_group()
         with self._deadline(group):
-            self._admit(group)
+            self._admit(group, whole=not (self._running and self._piece_tokens))
             self._decode()
 
     @contextlib.contextmanager
@@ -131,25 +143,29 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self._arrival:
-                self._arrival.wait_for(lambda: self._waiting or self._running or self._stopped)
+                self._arrival.wait_for(lambda: self._waiting or self._reading or self._running or self._stopped)
                 if self._stopped:
                     break
             try:
                 self.step()
             except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
                 self._note(error)
-                for sequence in self._running:
+                for sequence in (*self._running, *self._reading):
                     _fail(sequence.future, error, sequence.utterance)
                 self._running.clear()
-        for sequence in (*self._waiting, *self._running):
+                self._reading.clear()
+        for sequence in (*self._waiting, *self._reading, *self._running):
             sequence.future.cancel()
 
     def _drop_cancelled(self) -> None:
         self._remove([sequence for sequence in self._running if sequence.future.cancelled()])
+        self._reading = deque(sequence for sequence in self._reading if not sequence.future.cancelled())
 
     def _next_group(self) -> list[Sequence]:
         """The utterances to join now: in the order of their arrival, as many as slots and `admission_s` allow."""
         group: list[Sequence] = []
+        if self._reading:
+            return group
         seconds = 0.0
         with self._arrival:
             while self._waiting and len(self._running) + len(group) < self._runner.cache.slots:
@@ -162,11 +178,13 @@ class Engine:
                 group.append(self._waiting.popleft())
         return group
 
-    def _admit(self, group: list[Sequence]) -> None:
+    def _admit(self, group: list[Sequence], *, whole: bool) -> None:
+        """Encode utterances, and read their prompts: whole, or piece by piece in the steps that follow."""
         if not group:
             return
         try:
-            logits = self._runner.prefill(group, first_slot=len(self._running))
+            self._runner.encode(group)
+            logits = self._runner.prefill(group, first_slot=len(self._running)) if whole else None
         except Exception as error:
             self._note(error)
             if len(group) == 1:
@@ -174,22 +192,43 @@ class Engine:
                 return
             # One of them is to blame, or together they are too much for the memory there is.
             for sequence in group:
-                self._admit([sequence])
+                self._admit([sequence], whole=whole)
             return
-        self._running.extend(group)
-        self._hand_out(group, logits)
+        if logits is None:
+            self._reading.extend(group)
+        else:
+            self._running.extend(group)
+            self._hand_out(group, logits)
 
     def _decode(self) -> None:
-        if not self._running:
-            return
         rows = list(self._running)
+        reading = self._reading[0] if self._reading else None
+        if not rows and reading is None:
+            return
+        until = self._next_piece(reading) if reading is not None else 0
         try:
-            logits = self._runner.decode(rows)
+            logits = self._runner.decode(rows, reading=reading, until=until)
         except Exception as error:
             self._note(error)
             self._decode_one_by_one(rows)
+            if reading is not None:
+                self._reading.popleft()
+                self._admit([reading], whole=True)
             return
-        self._hand_out(rows, logits)
+        if reading is not None:
+            reading.read = until
+            if until == len(reading.prompt_ids):
+                self._running.append(self._reading.popleft())
+                rows.append(reading)
+        self._hand_out(rows, logits[: len(rows)])
+
+    def _next_piece(self, reading: Sequence) -> int:
+        """Where the next piece of a prompt ends. Pieces are of one size, for a short one costs nearly as much."""
+        rest = len(reading.prompt_ids) - reading.read
+        if not self._running:
+            return len(reading.prompt_ids)
+        pieces = math.ceil(rest / self._piece_tokens)
+        return reading.read + math.ceil(rest / pieces)
 
     def _decode_one_by_one(self, rows: list[Sequence]) -> None:
         """Advance each row alone, so that an error takes only the row with it that causes it."""
@@ -234,12 +273,15 @@ class Engine:
 
     def _remove(self, sequences: Items[Sequence]) -> None:
         """Free the slots of these rows; the last row moves into each hole, so that slots stay without gaps."""
+        rows = len(self._running)
         for sequence in sequences:
             hole = self._running.index(sequence)
             last = self._running.pop()
             if last is not sequence:
                 self._runner.cache.move(len(self._running), hole, last.position)
                 self._running[hole] = last
+        if sequences and self._reading and self._reading[0].read:
+            self._runner.cache.move(rows, len(self._running), self._reading[0].read)
 
     def _prepare(self, request: Request) -> Sequence | None:
         """Everything that can be done outside the engine's thread; None where the utterance is refused."""

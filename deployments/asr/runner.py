@@ -1,4 +1,4 @@
-"""Runs the model: whole prompts in, one token a row out."""
+"""Runs the model: prompts in, whole or in pieces, and one token a row out."""
 
 import logging
 from collections.abc import Sequence as Items
@@ -6,7 +6,7 @@ from collections.abc import Sequence as Items
 import torch
 
 from deployments.asr import attention
-from deployments.asr.attention import Prompts
+from deployments.asr.attention import Piece, Prompts, Step
 from deployments.asr.cache import SlotCache
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.encoder import AudioEncoder
@@ -38,14 +38,26 @@ class ModelRunner:
         self._head = model.lm_head
         self._audio_id = prompt.audio_id
         self._device = model.device
+        self._slots = torch.arange(slots, device=model.device)
         self.encoder = AudioEncoder(checkpoint)
         self.cache = SlotCache(
             model.config.text_config, slots=slots, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device
         )
         self._graphs = self._record_graphs() if graphs else None
 
+    def encode(self, sequences: Items[Sequence]) -> None:
+        """Encode the audio of new rows and give each its `prompt`: (tokens, hidden)."""
+        waveforms = [sequence.utterance.waveform for sequence in sequences]
+        ids = [token for sequence in sequences for token in sequence.prompt_ids]
+        embeddings = self._embed_tokens(self._on_device(torch.tensor(ids)))
+        prompts = embeddings.split([len(sequence.prompt_ids) for sequence in sequences])
+        for sequence, prompt, audio in zip(sequences, prompts, self.encoder.encode(waveforms), strict=True):
+            audio_start = sequence.prompt_ids.index(self._audio_id)
+            prompt[audio_start : audio_start + len(audio)] = audio
+            sequence.prompt = prompt
+
     def prefill(self, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
-        """Encode and read the prompts of new rows into the slots from `first_slot` on.
+        """Read the whole prompts of encoded rows into the slots from `first_slot` on.
 
         Returns logits of the first token of each answer, (rows, vocabulary) float32.
         """
@@ -54,41 +66,57 @@ class ModelRunner:
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
         positions = self._on_device(torch.cat([torch.arange(length) for length in lengths]))
         prompts = Prompts(lengths, self._device)
-        self.cache.begin_prefill(self._on_device(slots), positions)
-        hidden = self._forward(self.embed(sequences), positions[None], mask=None, prompts=prompts)
-        return self._head(hidden[0, prompts.bounds[1:] - 1]).float()
+        self.cache.begin(self._on_device(slots), positions, prompts_alone=True)
+        hidden = self._forward(torch.cat([sequence.prompt for sequence in sequences]), positions, prompts)
+        return self._head(hidden[prompts.bounds[1:] - 1]).float()
 
-    def decode(self, sequences: Items[Sequence], first_slot: int = 0) -> torch.Tensor:
+    def decode(
+        self, sequences: Items[Sequence], first_slot: int = 0, *, reading: Sequence | None = None, until: int = 0
+    ) -> torch.Tensor:
         """Advance the rows in the slots from `first_slot` on by the last token of each answer.
 
-        Returns logits of the next token of each, (rows, vocabulary) float32.
+        Args:
+            sequences: the rows.
+            first_slot: of the first one.
+            reading: an encoded row whose prompt is read in the same pass, into the slot behind the last one, from
+                where it was read to before.
+            until: the tokens of that prompt that are read after it.
+
+        Returns logits of the next token of each, and of the last token read: (rows, vocabulary) float32.
         """
-        tokens = torch.tensor([sequence.answer[-1] for sequence in sequences])
-        positions = torch.tensor([sequence.position for sequence in sequences])
-        length = max(sequence.position for sequence in sequences) + 1
+        tokens = torch.tensor([sequence.answer[-1] for sequence in sequences], dtype=torch.long)
+        positions = torch.tensor([sequence.position for sequence in sequences], dtype=torch.long)
+        length = max((sequence.position for sequence in sequences), default=0) + 1
+        if reading is not None:
+            piece = Piece(first_slot + len(sequences), reading.read, until)
+            return self._step_reading(tokens, positions, first_slot, length, reading, piece)
         if self._graphs is not None and first_slot == 0:
             return self._graphs.replay(tokens, positions, length)
         return self._step(self._on_device(tokens), self._on_device(positions), first_slot, length)
 
-    def embed(self, sequences: Items[Sequence]) -> torch.Tensor:
-        """Prompts with the encoded audio in its place, one after the other: (1, tokens, hidden)."""
-        ids = [token for sequence in sequences for token in sequence.prompt_ids]
-        embeddings = self._embed_tokens(self._on_device(torch.tensor(ids)))
-        start = 0
-        for sequence, audio in zip(
-            sequences, self.encoder.encode([sequence.utterance.waveform for sequence in sequences]), strict=True
-        ):
-            audio_start = start + sequence.prompt_ids.index(self._audio_id)
-            embeddings[audio_start : audio_start + len(audio)] = audio
-            start += len(sequence.prompt_ids)
-        return embeddings[None]
-
     def _step(self, tokens: torch.Tensor, positions: torch.Tensor, first_slot: int, length: int) -> torch.Tensor:
         """One decode step; nothing in here depends on what a tensor holds, so that it can be recorded as a graph."""
-        self.cache.begin_decode(first_slot, positions, length)
-        mask = (torch.arange(length, device=self._device) <= positions[:, None])[:, None, None, :]
-        hidden = self._forward(self._embed_tokens(tokens)[:, None], positions[:, None], mask, prompts=None)
-        return self._head(hidden[:, -1]).float()
+        step = Step(first_slot, positions, length)
+        self.cache.begin(self._slots[step.slots], positions, prompts_alone=False)
+        return self._head(self._forward(self._embed_tokens(tokens), positions, step)).float()
+
+    def _step_reading(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        first_slot: int,
+        length: int,
+        reading: Sequence,
+        piece: Piece,
+    ) -> torch.Tensor:
+        """A decode step that takes a piece of a prompt along: its tokens share the pass over the weights."""
+        step = Step(first_slot, self._on_device(positions), length, piece)
+        slots = torch.cat([self._slots[step.slots], self._slots[piece.slot].expand(piece.end - piece.start)])
+        positions = self._on_device(torch.cat([positions, torch.arange(piece.start, piece.end)]))
+        self.cache.begin(slots, positions, prompts_alone=False)
+        prompt = reading.prompt[piece.start : piece.end]
+        hidden = self._forward(torch.cat([self._embed_tokens(self._on_device(tokens)), prompt]), positions, step)
+        return self._head(torch.cat([hidden[: step.rows], hidden[-1:]])).float()
 
     @torch.inference_mode()
     def _record_graphs(self) -> DecodeGraphs | None:
@@ -105,16 +133,16 @@ class ModelRunner:
             return None
         return graphs
 
-    def _forward(
-        self, hidden: torch.Tensor, positions: torch.Tensor, mask: torch.Tensor | None, prompts: Prompts | None
-    ) -> torch.Tensor:
-        rotation = self._language_model.rotary_emb(hidden, positions)
+    def _forward(self, tokens: torch.Tensor, positions: torch.Tensor, batch: Prompts | Step) -> torch.Tensor:
+        """From embeddings to last hidden states, (tokens, hidden) both."""
+        hidden = tokens[None]
+        rotation = self._language_model.rotary_emb(hidden, positions[None])
         for layer in self._language_model.layers:
             hidden = layer(
-                hidden, attention_mask=mask, past_key_values=self.cache, position_embeddings=rotation, prompts=prompts
+                hidden, attention_mask=None, past_key_values=self.cache, position_embeddings=rotation, batch=batch
             )
         normed: torch.Tensor = self._language_model.norm(hidden)
-        return normed
+        return normed[0]
 
     def _embed_tokens(self, ids: torch.Tensor) -> torch.Tensor:
         embeddings: torch.Tensor = self._language_model.embed_tokens(ids)

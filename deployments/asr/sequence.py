@@ -25,6 +25,10 @@ class Sequence:
     """Random stream of its own, where it samples."""
     openings: list[list[int]] = field(default_factory=list)
     """What its answer may begin with, where only some languages may be detected."""
+    prompt: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    """Embeddings of the whole prompt, (tokens, hidden), once its audio is encoded."""
+    read: int = 0
+    """Tokens of the prompt that are in the cache."""
     answer: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     """Natural-log probability of each token of the answer."""

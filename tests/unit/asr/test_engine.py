@@ -2,6 +2,7 @@
 
 import random
 import threading
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
     assert [results[0], results[2], results[4]] == pytest.approx(_transcribed(engine.transcribe(good)))
 
 
-@pytest.mark.parametrize("stage", ["prefill", "decode"])
+@pytest.mark.parametrize("stage", ["encode", "prefill", "decode"])
 def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -95,7 +96,8 @@ def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
     run = getattr(engine._runner, stage)
 
     def fail_on_poison(*args: Any, **kwargs: Any) -> torch.Tensor:
-        if any(sequence.utterance is poison for sequence in args[0]):
+        reading = kwargs.get("reading")
+        if any(sequence.utterance is poison for sequence in (*args[0], *([reading] if reading else []))):
             raise RuntimeError("out of memory, say")
         return cast(torch.Tensor, run(*args, **kwargs))
 
@@ -113,8 +115,8 @@ def test_a_row_without_finite_probabilities_fails_alone(engine: Engine, monkeypa
     sick = make_utterance(noise(0.7), max_new_tokens=TOKENS, temperature=0.7)
     decode = engine._runner.decode
 
-    def spoil(sequences: Any) -> torch.Tensor:
-        logits = decode(sequences)
+    def spoil(sequences: Any, **kwargs: Any) -> torch.Tensor:
+        logits = decode(sequences, **kwargs)
         for row, sequence in enumerate(sequences):
             if sequence.utterance is sick:
                 logits[row] = torch.nan
@@ -333,14 +335,57 @@ def test_a_step_that_does_not_end_is_noticed(engine: Engine, monkeypatch: pytest
     request.future.result()
 
 
-def test_a_full_admission_budget_lets_others_wait_but_never_the_first(endless: Engine) -> None:
+def test_a_full_admission_budget_lets_others_wait_but_never_the_first(
+    endless: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Budget 10 s: the 12 s one is admitted alone, the two of 6 s one after the other."""
     endless.stop()  # steps by hand from here
-    requests = [Request(make_utterance(noise(seconds), max_new_tokens=50)) for seconds in (12.0, 6.0, 6.0, 1.0)]
-    endless.submit(requests)
     admitted = []
+    encode = endless._runner.encode
+
+    def note(group: Any) -> None:
+        admitted.append([sequence.utterance.duration for sequence in group])
+        encode(group)
+
+    monkeypatch.setattr(endless._runner, "encode", note)
+    endless.submit([Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (12.0, 6.0, 6.0, 1.0)])
     with torch.inference_mode():
-        for _ in range(3):
+        for _ in range(40):
             endless.step()
-            admitted.append(len(endless._running))
-    assert admitted == [1, 2, 4]
+    assert admitted == [[12.0], [6.0], [6.0, 1.0]]
+    assert len(endless._running) == 4
+
+
+def test_running_rows_advance_at_each_step_while_a_prompt_is_read_in_pieces(endless: Engine) -> None:
+    endless.stop()  # steps by hand from here
+    first, second = (Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (1.0, 3.0))
+    with torch.inference_mode():
+        endless.submit([first])
+        endless.step()
+        endless.submit([second])
+        read: list[int] = []
+        while len(endless._running) == 1:
+            told = len(endless._running[0].answer)
+            endless.step()
+            assert len(endless._running[0].answer) == told + 1
+            read.extend(sequence.read for sequence in endless._reading)
+    prompt = len(endless._running[1].prompt_ids)
+    assert endless._running[1].read == prompt
+    steps = [end - start for start, end in pairwise([0, *read, prompt])]
+    assert max(steps) <= 8
+    assert len(steps) == -(-prompt // 8)
+
+
+def test_one_that_is_cancelled_while_it_is_read_leaves_at_once(endless: Engine) -> None:
+    endless.stop()  # steps by hand from here
+    first, second = (Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (1.0, 3.0))
+    with torch.inference_mode():
+        endless.submit([first])
+        endless.step()
+        endless.submit([second])
+        endless.step()
+        assert len(endless._reading) == 1
+        second.future.cancel()
+        endless.step()
+    assert not endless._reading
+    assert len(endless._running) == 1

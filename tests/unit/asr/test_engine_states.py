@@ -30,7 +30,10 @@ def alone(checkpoint: Checkpoint) -> list[Transcription]:
     return answers  # type: ignore[return-value]
 
 
-def test_every_utterance_gets_its_own_answer(checkpoint: Checkpoint, alone: list[Transcription]) -> None:
+@pytest.mark.parametrize("piece_tokens", [0, 7])
+def test_every_utterance_gets_its_own_answer(
+    checkpoint: Checkpoint, alone: list[Transcription], piece_tokens: int
+) -> None:
     class Arrivals(RuleBasedStateMachine):
         """Steps the engine by hand, so that every interleaving can be repeated."""
 
@@ -38,7 +41,7 @@ def test_every_utterance_gets_its_own_answer(checkpoint: Checkpoint, alone: list
 
         def __init__(self) -> None:
             super().__init__()
-            self.engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=2.0)
+            self.engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=2.0, piece_tokens=piece_tokens)
             self.engine.stop()
             self.expected: list[tuple[Future[Transcription], Transcription]] = []
 
