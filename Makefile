@@ -15,7 +15,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 # What Serve's proxy answers itself has OpenAI's form, too.
 export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
 
-.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci fuzz report clean
+.PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,12 @@ train: .venv/.dev  ## train the demo checkpoint again (hours; needs espeak-ng an
 
 evaluate: .venv/.dev  ## measure the demo checkpoint's error rates (needs espeak-ng and flite)
 	$(BIN)/python -m benchmarks.demo_checkpoint.evaluate
+
+train-aligner: .venv/.dev  ## train the demo aligner again (hours; needs espeak-ng and flite)
+	$(BIN)/python -m benchmarks.demo_aligner.train
+
+evaluate-aligner: .venv/.dev  ## measure how far the demo aligner's word times are off (needs espeak-ng and flite)
+	$(BIN)/python -m benchmarks.demo_aligner.evaluate
 
 asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordings
 	$(BIN)/python -m benchmarks.asr_ci

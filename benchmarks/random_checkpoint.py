@@ -1,6 +1,7 @@
 """Write a randomly initialised Qwen3-ASR of any size, in either layout that the real ones are released in.
 
     python -m benchmarks.random_checkpoint --size 0.6B --layout original --out .work/random-0.6B
+    python -m benchmarks.random_checkpoint --size aligner-0.6B --out .work/random-aligner
 
 What it answers is noise, but it takes as long and as much memory as the real model of that size: for measuring speed
 where the real weights cannot be had. The tokenizer is the demo checkpoint's; the vocabulary is padded to the true size.
@@ -15,8 +16,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    Qwen3ASRConfig,
+    Qwen3ASRForConditionalGeneration,
+    Qwen3ASRForTokenClassification,
+)
 
+from benchmarks.demo_aligner.template import CHAT_TEMPLATE as ALIGNER_TEMPLATE
 from deployments.served_model import DEMO_CHECKPOINT
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "processor_config.json")
@@ -28,6 +35,8 @@ class Shape:
 
     encoder: dict[str, Any]
     text: dict[str, Any]
+    time_classes: int | None = None
+    """Steps of 80 ms that a forced aligner tells apart; None for a recognizer."""
 
     @property
     def encoder_config(self) -> dict[str, Any]:
@@ -87,6 +96,16 @@ SHAPES = {
         },
     ),
 }
+SHAPES |= {
+    "aligner-0.6B": Shape(
+        encoder=SHAPES["1.7B"].encoder,
+        text={**SHAPES["0.6B"].text, "vocab_size": 152_064, "tie_word_embeddings": False},
+        time_classes=5000,
+    ),
+    "aligner-tiny": Shape(
+        encoder=SHAPES["tiny"].encoder, text={**SHAPES["tiny"].text, "tie_word_embeddings": False}, time_classes=500
+    ),
+}
 
 
 def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
@@ -95,8 +114,9 @@ def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16
     shape = SHAPES[size]
     torch.manual_seed(seed)
     torch.set_default_dtype(dtype)
+    architecture = Qwen3ASRForTokenClassification if shape.time_classes else Qwen3ASRForConditionalGeneration
     try:
-        model = Qwen3ASRForConditionalGeneration(
+        model = architecture(
             Qwen3ASRConfig(
                 audio_config={"model_type": "qwen3_asr_encoder", **shape.encoder_config},
                 text_config={
@@ -106,6 +126,8 @@ def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16
                     **shape.text_config,
                 },
                 audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+                timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
+                **({"num_labels": shape.time_classes} if shape.time_classes else {}),
             )
         )
     finally:
@@ -120,6 +142,8 @@ def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16
     model.save_pretrained(folder)
     for name in TOKENIZER_FILES:
         shutil.copy(DEMO_CHECKPOINT / name, folder / name)
+    if shape.time_classes:
+        (folder / "chat_template.jinja").write_text(ALIGNER_TEMPLATE, encoding="utf-8")
     return folder
 
 
@@ -132,8 +156,9 @@ def write_original(native: Path, folder: Path) -> Path:
     config = json.loads((native / "config.json").read_text())
     audio, text = config["audio_config"], config["text_config"]
     rope_theta = text.pop("rope_parameters")["rope_theta"]
-    released = {
-        "architectures": ["Qwen3ASRForConditionalGeneration"],
+    aligner = config["architectures"] == ["Qwen3ASRForTokenClassification"]
+    released: dict[str, Any] = {
+        "architectures": ["Qwen3ASRForConditionalGeneration"],  # that of the aligner says so, too
         "model_type": "qwen3_asr",
         "support_languages": ["English"],
         "thinker_config": {
@@ -152,12 +177,16 @@ def write_original(native: Path, folder: Path) -> Path:
             },
         },
     }
+    if aligner:
+        released |= {"timestamp_token_id": config["timestamp_token_id"], "timestamp_segment_time": 80}
+        released["thinker_config"] |= {"model_type": "qwen3_forced_aligner", "classify_num": len(config["id2label"])}
     (folder / "config.json").write_text(json.dumps(released))
     (folder / "preprocessor_config.json").write_text(
         json.dumps({"feature_extractor_type": "WhisperFeatureExtractor", "feature_size": 128})
     )
     weights = {_original_name(name): weight for name, weight in load_file(native / "model.safetensors").items()}
-    weights.setdefault("thinker.lm_head.weight", weights["thinker.model.embed_tokens.weight"].clone())
+    if not aligner:
+        weights.setdefault("thinker.lm_head.weight", weights["thinker.model.embed_tokens.weight"].clone())
     names = sorted(weights)
     shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
     for shard, members in shards.items():
@@ -176,6 +205,7 @@ def _original_name(name: str) -> str:
         ("model.audio_tower.", "thinker.audio_tower."),
         ("model.language_model.", "thinker.model."),
         ("lm_head.", "thinker.lm_head."),
+        ("score.", "thinker.lm_head."),
     ):
         if name.startswith(native):
             return name.replace(native, original, 1)

@@ -64,7 +64,13 @@ def _measure(log: Path) -> tuple[float, dict[str, float]]:
 
 def _kind(process: psutil.Process) -> str:
     command = " ".join(process.cmdline())
-    for part in ("ServeReplica:asr:ASR", "ServeReplica:asr:Ingress", "ServeController", "ProxyActor"):
+    for part in (
+        "ServeReplica:asr:ASR",
+        "ServeReplica:asr:Aligner",
+        "ServeReplica:asr:Ingress",
+        "ServeController",
+        "ProxyActor",
+    ):
         if part in command:
             return part
     return "Ray: " + process.name().removeprefix("ray::").split()[0] if command else process.name()

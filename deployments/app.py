@@ -5,10 +5,11 @@ from typing import Any
 import ray
 from ray.serve import Application
 
+from deployments.aligner.deployment import Aligner
 from deployments.asr.checkpoint_files import check_files
 from deployments.asr.deployment import ASR
 from deployments.ingress.deployment import Ingress
-from deployments.served_model import ServedModel
+from deployments.served_model import ServedModel, aligner_checkpoint
 from deployments.settings import Settings
 
 
@@ -21,12 +22,13 @@ def build(args: Settings) -> Application:
     return wire(args, ASR)
 
 
-def wire(settings: Settings, asr: Any) -> Application:
-    """Put the ingress in front of an ASR deployment.
+def wire(settings: Settings, asr: Any, aligner: Any = Aligner) -> Application:
+    """Put the ingress in front of an ASR deployment, and of an Aligner where word times are on.
 
     Args:
         settings: the application's.
         asr: `ASR`, or another deployment that is constructed and called as it is.
+        aligner: `Aligner`, or another such deployment.
 
     Raises:
         CheckpointError: the configured model cannot be served.
@@ -37,7 +39,23 @@ def wire(settings: Settings, asr: Any) -> Application:
     asr = asr.options(ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus})
     without_secrets = settings.model_copy(update={"api_keys": ()})
     # serve.deployment returns a Deployment, which a type checker cannot see through a class decorator.
-    return Ingress.bind(settings, served_model, asr.bind(without_secrets, served_model, num_gpus))  # type: ignore[attr-defined]
+    return Ingress.bind(  # type: ignore[attr-defined]
+        settings,
+        served_model,
+        asr.bind(without_secrets, served_model, num_gpus),
+        _bind_aligner(without_secrets, aligner),
+    )
+
+
+def _bind_aligner(settings: Settings, aligner: Any) -> Application | None:
+    """The Aligner, on resources of its own; None where word times are off."""
+    checkpoint = aligner_checkpoint(settings)
+    if checkpoint is None:
+        return None
+    check_files(checkpoint, "aligner")
+    resources = {"num_cpus": settings.aligner_num_cpus, "num_gpus": settings.aligner_num_gpus}
+    bound: Application = aligner.options(ray_actor_options=resources).bind(settings, checkpoint)
+    return bound
 
 
 def _gpus_per_replica(settings: Settings) -> float:

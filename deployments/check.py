@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from deployments.asr.checkpoint_files import check_files
 from deployments.exceptions import CheckpointError
-from deployments.served_model import DEMO, ServedModel
+from deployments.served_model import DEMO, ServedModel, aligner_checkpoint
 from deployments.settings import Settings
 
 IMPORT_PATH = "deployments.app:build"
@@ -50,12 +50,16 @@ def _check_application(args: dict[str, object]) -> str:
     settings = Settings.model_validate(args)
     served_model = ServedModel.of(settings)
     check_files(served_model.checkpoint)
+    aligner = aligner_checkpoint(settings)
+    if aligner is not None:
+        check_files(aligner, "aligner")
+    words = f" Word times: {settings.aligner}." if aligner is not None else ""
     if settings.model == DEMO:
         return (
             f"Serving {served_model.id}, the bundled DEMO checkpoint: it knows some hundred words of synthetic English "
-            "and Mandarin. For the real model set ASR_MODEL=Qwen/Qwen3-ASR-1.7B (or a folder)."
+            f"and Mandarin. For the real model set ASR_MODEL=Qwen/Qwen3-ASR-1.7B (or a folder).{words}"
         )
-    return f"Serving {served_model.id} from {served_model.checkpoint}."
+    return f"Serving {served_model.id} from {served_model.checkpoint}.{words}"
 
 
 def main() -> None:

@@ -36,6 +36,15 @@ class InvalidAudio(InvalidRequest):
         super().__init__(message, param=param, code=code)
 
 
+class UnalignableLanguage(InvalidRequest):
+    """Times of words were asked for in a language that the aligner cannot give them in."""
+
+    default_code = "unsupported_language"
+
+    def __init__(self, message: str, *, param: str | None = "timestamp_granularities", code: str | None = None):
+        super().__init__(message, param=param, code=code)
+
+
 class UploadTooLarge(ServiceError):
     """The request body has more bytes than the service takes."""
 

@@ -8,7 +8,13 @@ from deployments.settings import Settings
 
 DEMO = "demo"
 DEMO_CHECKPOINT = Path(__file__).parent / "checkpoints" / "demo"
+DEMO_ALIGNER_CHECKPOINT = DEMO_CHECKPOINT.with_name("demo_aligner")
 DEMO_MODEL_ID = "qwen3-asr-demo"
+
+
+def aligner_checkpoint(settings: Settings) -> str | None:
+    """Hub id or folder of the forced aligner that `settings.aligner` means, None where word times are off."""
+    return str(DEMO_ALIGNER_CHECKPOINT) if settings.aligner == DEMO else settings.aligner
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"
+LONGEST_ALIGNED_S = 180.0
+"""Seconds that a released forced aligner takes in one go; the released package cuts longer recordings."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|\*")
 
 
@@ -92,6 +94,17 @@ class Settings(BaseSettings):
         description="Seconds of audio that may join the running utterances between two decode steps, which wait for "
         "it; one utterance always may. `auto`: 10 on a CPU, 600 on a GPU.",
     )
+    aligner: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Forced aligner that tells the times of words: a hub id (`Qwen/Qwen3-ForcedAligner-0.6B`), a "
+        "folder, or `demo`, the bundled one for the demo checkpoint. None: no word times.",
+    )
+    aligner_num_gpus: float = Field(
+        default=0, ge=0, description="GPUs per Aligner replica; a fraction lets it share a card, 0 means CPU."
+    )
+    # With the ASR replica's 1 and the ingress' 0.5 it fits on a laptop of two cores.
+    aligner_num_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray reserves for one Aligner replica.")
     default_language: str | None = Field(
         default=None,
         description="Language to force when a request names none, as code or English name. None detects it.",
@@ -190,6 +203,12 @@ class Settings(BaseSettings):
         needed = 13 * self.max_utterance_s + 64 + 12 * self.max_utterance_s + 64
         if self.slot_tokens < needed:
             raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={self.max_utterance_s:g}")
+        return self
+
+    @model_validator(mode="after")
+    def _align_whole_utterances(self) -> Self:
+        if self.aligner is not None and self.max_utterance_s > LONGEST_ALIGNED_S:
+            raise ValueError(f"max_utterance_s must be at most {LONGEST_ALIGNED_S:g} with an aligner")
         return self
 
     @model_validator(mode="after")

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from transformers import (
     AutoTokenizer,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     Qwen3ASRConfig,
     Qwen3ASRFeatureExtractor,
     Qwen3ASRForConditionalGeneration,
 )
 
-from deployments.asr.checkpoint_files import config_of
+from deployments.asr.checkpoint_files import Purpose, config_of
 from deployments.asr.prompt import CONTROL_TOKENS
 from deployments.exceptions import CheckpointError
 
@@ -27,9 +28,8 @@ _NATIVE_NAMES = {
     r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
     r"^thinker\.audio_tower\.": "model.audio_tower.",
     r"^thinker\.model\.": "model.language_model.",
-    r"^thinker\.lm_head\.": "lm_head.",
 }
-"""Weight names of the original layout (regular expressions) to those of the native one."""
+"""Weight names of the original layout (regular expressions) to those of the native one, but for the head's."""
 
 _ENCODER_KEYS = (
     "num_mel_bins",
@@ -61,15 +61,38 @@ _TEXT_KEYS = (
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """In what the checkpoints of the two purposes differ."""
+
+    purpose: Purpose
+    model: type[PreTrainedModel]
+    head: str
+    """Native name of what the original layout calls `thinker.lm_head.`"""
+    control_tokens: frozenset[str]
+    """What its prompt is made of; a tokenizer without them is of another model."""
+
+
+RECOGNIZER = Architecture("recognizer", Qwen3ASRForConditionalGeneration, "lm_head.", CONTROL_TOKENS)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A loaded model with what turns waveforms and text into its inputs."""
 
     model: Qwen3ASRForConditionalGeneration
+    """Or what the `Architecture` says that was loaded."""
     feature_extractor: Qwen3ASRFeatureExtractor
     tokenizer: PreTrainedTokenizerBase
 
 
-def load(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> Checkpoint:
+def load(
+    name: str,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    attention: str = "sdpa",
+    architecture: Architecture = RECOGNIZER,
+) -> Checkpoint:
     """Load the checkpoint `name` (hub id or folder) for inference.
 
     Args:
@@ -77,17 +100,19 @@ def load(name: str, *, dtype: torch.dtype, device: torch.device, attention: str 
         dtype: number format of the weights.
         device: where they shall be.
         attention: implementation that the audio encoder uses, as transformers names them.
+        architecture: what it is to be loaded as.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or of another architecture; one sentence says which.
     """
-    config = config_of(name)
+    config = config_of(name, architecture.purpose)
     original_layout = "thinker_config" in config
+    native_names = {**_NATIVE_NAMES, r"^thinker\.lm_head\.": architecture.head}
     try:
-        model, report = Qwen3ASRForConditionalGeneration.from_pretrained(
+        model, report = architecture.model.from_pretrained(
             name,
-            config=_flatten(config["thinker_config"]) if original_layout else None,
-            key_mapping=_NATIVE_NAMES if original_layout else None,
+            config=_flatten(config) if original_layout else None,
+            key_mapping=native_names if original_layout else None,
             dtype=dtype,
             attn_implementation={"audio_config": attention},
             output_loading_info=True,
@@ -97,7 +122,7 @@ def load(name: str, *, dtype: torch.dtype, device: torch.device, attention: str 
         features = Qwen3ASRFeatureExtractor() if original_layout else Qwen3ASRFeatureExtractor.from_pretrained(name)
     except Exception as error:  # every library below raises its own kind; the operator needs one sentence
         raise CheckpointError(f"The model {name!r} could not be loaded: {_first_line(error)}") from error
-    if lacking := sorted(CONTROL_TOKENS - set(tokenizer.get_added_vocab())):
+    if lacking := sorted(architecture.control_tokens - set(tokenizer.get_added_vocab())):
         raise CheckpointError(f"The tokenizer of {name!r} is not one of Qwen3-ASR: it lacks {', '.join(lacking)}.")
     for kind in ("missing_keys", "mismatched_keys"):
         if wrong := sorted(map(str, report[kind])):
@@ -108,11 +133,14 @@ def load(name: str, *, dtype: torch.dtype, device: torch.device, attention: str 
     return Checkpoint(model.eval().to(device), features, tokenizer)
 
 
-def _flatten(thinker: dict[str, Any]) -> Qwen3ASRConfig:
-    """The native configuration of an original `thinker_config`.
+def _flatten(config: dict[str, Any]) -> Qwen3ASRConfig:
+    """The native configuration of an original one.
 
     The original's interleaved multi-axis rotary embedding always gets three equal positions, which is plain RoPE.
     """
+    thinker = config["thinker_config"]
+    # Only forced aligners classify, and only they have timestamps.
+    classes = {"num_labels": thinker["classify_num"]} if "classify_num" in thinker else {}
     audio, text = thinker["audio_config"], thinker["text_config"]
     return Qwen3ASRConfig(
         audio_config={"model_type": "qwen3_asr_encoder", **_pick(audio, _ENCODER_KEYS)},
@@ -122,6 +150,8 @@ def _flatten(thinker: dict[str, Any]) -> Qwen3ASRConfig:
             "rope_parameters": {"rope_type": "default", "rope_theta": text.get("rope_theta", 1_000_000)},
         },
         **_pick(thinker, ("audio_token_id",)),
+        **_pick(config, ("timestamp_token_id",)),
+        **classes,
         tie_word_embeddings=text.get("tie_word_embeddings", True),
     )
 

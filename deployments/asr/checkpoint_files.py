@@ -3,7 +3,7 @@
 import contextlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -18,12 +18,15 @@ from deployments.exceptions import CheckpointError
 
 MODEL_TYPE = "qwen3_asr"
 
+Purpose = Literal["recognizer", "aligner"]
+"""What a checkpoint of Qwen3-ASR is trained for; both share one architecture, but for the head."""
 
-def config_of(name: str) -> dict[str, Any]:
+
+def config_of(name: str, purpose: Purpose = "recognizer") -> dict[str, Any]:
     """The parsed `config.json` of the checkpoint `name` (hub id or folder).
 
     Raises:
-        CheckpointError: there is none, or it is not one of Qwen3-ASR.
+        CheckpointError: there is none, or it is not one of Qwen3-ASR for this purpose.
     """
     folder = Path(name)
     if folder.is_dir():
@@ -41,17 +44,30 @@ def config_of(name: str) -> dict[str, Any]:
         raise CheckpointError(
             f"The checkpoint {name!r} is of the architecture {model_type!r}; this service serves {MODEL_TYPE!r}."
         )
-    if (config.get("architectures") or [""])[0].endswith("ForTokenClassification"):
+    found = _purpose_of(config)
+    if (found, purpose) == ("aligner", "recognizer"):
         raise CheckpointError(f"The checkpoint {name!r} is a forced aligner, which cannot transcribe.")
+    if (found, purpose) == ("recognizer", "aligner"):
+        raise CheckpointError(
+            f"The checkpoint {name!r} transcribes and cannot align; set `aligner` to a forced aligner such as "
+            "Qwen/Qwen3-ForcedAligner-0.6B."
+        )
     return config
 
 
-def check_files(name: str) -> None:
+def _purpose_of(config: dict[str, Any]) -> Purpose:
+    """The native layout says it by the architecture, the original one by the type of what it wraps."""
+    native = (config.get("architectures") or [""])[0].endswith("ForTokenClassification")
+    original = "forced_aligner" in config.get("thinker_config", {}).get("model_type", "")
+    return "aligner" if native or original else "recognizer"
+
+
+def check_files(name: str, purpose: Purpose = "recognizer") -> None:
     """Raise `CheckpointError` if `name` is obviously not servable: absent, of another kind, or with files cut short.
 
     Weights on the hub are only looked at once they are downloaded, when the model is loaded.
     """
-    config_of(name)
+    config_of(name, purpose)
     folder = Path(name)
     if not folder.is_dir():
         return

@@ -26,7 +26,7 @@ def choose_device(gpus: float) -> torch.device:
     if gpus == 0:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise CheckpointError(f"The ASR replica has num_gpus={gpus:g} but torch {torch.__version__} sees no GPU.")
+        raise CheckpointError(f"This replica was given {gpus:g} GPUs but torch {torch.__version__} sees no GPU.")
     return torch.device("cuda")
 
 

@@ -46,6 +46,7 @@ from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Delta, Waveform
+from deployments.transcription.words import WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -56,7 +57,7 @@ class TranscribesRecordings(Protocol):
     """What the routes need of `transcription.transcriber.Transcriber`."""
 
     async def transcribe(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions, *, words: WordTimes
     ) -> Transcript:
         """Transcribe one recording of any length, drawn block by block.
 
@@ -182,9 +183,11 @@ def create_app(
                 if asked.stream:
                     items = transcriber.stream(recording, asked.options, asked.speech)
                     return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
-                transcript = await transcriber.transcribe(recording, asked.options, asked.speech)
+                transcript = await transcriber.transcribe(
+                    recording, asked.options, asked.speech, words=asked.word_times
+                )
         with tracer.start_as_current_span("render"):
-            return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
+            return render(transcript, asked)
 
     @app.post("/v1/audio/translations")
     async def create_translation(request: Request) -> Response:

@@ -1,20 +1,19 @@
-"""The ingress deployment: HTTP in front, a handle to the ASR deployment behind."""
+"""The ingress deployment: HTTP in front, handles to the ASR and the Aligner deployment behind."""
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from typing import cast
 
 from fastapi import FastAPI
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.exceptions import RayActorError, RayError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.exceptions import ServiceError, ServiceUnavailable, TooManyRequests
 from deployments.ingress.api import create_app
+from deployments.ingress.ray_errors import own_errors, restarting
+from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.observation.recorders import IngressMetrics
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
@@ -39,13 +38,13 @@ class RemoteRecognizer:
         """
         response = self._asr.ready.remote()
         try:
-            with _own_errors():
+            with own_errors():
                 await response
         except asyncio.CancelledError:
             response.cancel()
             raise
         except RayError:  # it has just died, or says that it is broken
-            raise _restarting() from None
+            raise restarting() from None
 
     async def transcribe(self, utterance: Utterance) -> Transcription:
         """Transcribe one utterance on some replica.
@@ -62,7 +61,7 @@ class RemoteRecognizer:
         try:
             return await self._transcribe_once(utterance)
         except RayActorError:
-            raise _restarting() from None
+            raise restarting() from None
 
     async def stream(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         """Transcribe one utterance on some replica and tell its text as it is decoded.
@@ -82,7 +81,7 @@ class RemoteRecognizer:
                 return
             except RayActorError as error:
                 if said_something or last_try:
-                    raise _restarting() from None
+                    raise restarting() from None
                 self._note_retry(error)
 
     def _note_retry(self, error: RayActorError) -> None:
@@ -92,7 +91,7 @@ class RemoteRecognizer:
     async def _transcribe_once(self, utterance: Utterance) -> Transcription:
         response = self._asr.transcribe.remote(utterance)
         try:
-            with _own_errors():
+            with own_errors():
                 return cast(Transcription, await response)
         except asyncio.CancelledError:
             response.cancel()  # the caller has gone: free its place in the batch
@@ -101,33 +100,12 @@ class RemoteRecognizer:
     async def _stream_once(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         response = self._asr.options(stream=True).transcribe_stream.remote(utterance)
         try:
-            with _own_errors():
+            with own_errors():
                 async for item in response:
                     yield cast(Delta | Transcription, item)
         except (asyncio.CancelledError, GeneratorExit):
             response.cancel()
             raise
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Raise what Ray says went wrong as the service's own errors; the death of a replica is left to be retried."""
-    try:
-        yield
-    except RayTaskError as error:
-        if isinstance(error.cause, ServiceError):
-            raise error.cause from None
-        raise
-    except BackPressureError as error:
-        refusal = TooManyRequests if error.status_code == 429 else ServiceUnavailable
-        wait_s = max(1, math.ceil(error.retry_after_s or 1))
-        raise refusal("The service is at its capacity. Try again in a moment.", retry_after_s=wait_s) from None
-    except DeploymentUnavailableError:
-        raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
-
-
-def _restarting() -> ServiceUnavailable:
-    return ServiceUnavailable("The model is restarting. Try again in a moment.")
 
 
 @serve.deployment(
@@ -142,7 +120,13 @@ def _restarting() -> ServiceUnavailable:
 class Ingress:
     """Validates requests, decodes media, renders answers. Never touches torch."""
 
-    def __init__(self, settings: Settings, served_model: ServedModel, asr: DeploymentHandle):
+    def __init__(
+        self,
+        settings: Settings,
+        served_model: ServedModel,
+        asr: DeploymentHandle,
+        aligner: DeploymentHandle | None = None,
+    ):
         self._settings = settings
         self._served_model = served_model
         self._metrics = IngressMetrics()
@@ -151,6 +135,7 @@ class Ingress:
             self._recognizer,
             max_utterance_s=settings.max_utterance_s,
             window=settings.utterance_window,
+            aligner=RemoteAligner(aligner) if aligner is not None else None,
             on_retry=self._metrics.piece_retried,
         )
 

@@ -18,10 +18,15 @@ from deployments.settings import Settings
 from deployments.transcription.languages import resolve_language
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import TranscriptWarning
+from deployments.transcription.words import WordTimes, check_alignable
 
 ResponseFormat = Literal["json", "text", "srt", "verbose_json", "vtt"]
 RESPONSE_FORMATS: tuple[ResponseFormat, ...] = get_args(ResponseFormat)
 STREAMED_FORMATS: tuple[ResponseFormat, ...] = ("json", "text")
+TIMED_FORMATS: tuple[ResponseFormat, ...] = ("srt", "verbose_json", "vtt")
+
+Granularity = Literal["segment", "word"]
+GRANULARITIES: tuple[Granularity, ...] = get_args(Granularity)
 
 MAX_PROMPT_CHARS = 4000
 """Bounds the system turn of the model's prompt to some 1,000 tokens of English; OpenAI's models read 224 tokens."""
@@ -54,8 +59,17 @@ class TranscriptionRequest:
     options: DecodingOptions
     speech: SpeechOptions
     response_format: ResponseFormat
+    granularities: frozenset[Granularity]
+    """What verbose_json shall list."""
     stream: bool
     warnings: tuple[TranscriptWarning, ...]
+
+    @property
+    def word_times(self) -> WordTimes:
+        """What the answer needs of them."""
+        if "word" in self.granularities:
+            return WordTimes.REQUIRED
+        return WordTimes.WELCOME if self.response_format in TIMED_FORMATS else WordTimes.UNUSED
 
 
 def transcription_request(form: Form, served: ServedModel, settings: Settings) -> TranscriptionRequest:
@@ -64,7 +78,8 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
     Args:
         form: the parts of the request.
         served: the model that requests may name.
-        settings: the language to force where the request names none, and whether a URL may be sent.
+        settings: the language to force where the request names none, whether a URL may be sent, whether there is an
+            aligner.
 
     Raises:
         InvalidRequest: a field is missing, invalid or not supported; `param` names it.
@@ -78,7 +93,9 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
     response_format = _response_format(form)
     temperature = read_number(form, "temperature", low=0, high=MAX_TEMPERATURE)
     logprobs = _logprobs(form, response_format)
-    _check_granularities(form, response_format)
+    granularities = _granularities(form, response_format, has_aligner=settings.aligner is not None)
+    if "word" in granularities and language is not None:
+        check_alignable(language)
     stream = _stream(form, response_format)
     speech = chunking.read_chunking(form)
     top_p = read_number(form, "top_p", low=0, high=1, above_low=True)
@@ -97,7 +114,7 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
         max_new_tokens=_token_budget(form),
         logprobs=logprobs,
     )
-    return TranscriptionRequest(source, options, speech, response_format, stream, _unknown_fields(form))
+    return TranscriptionRequest(source, options, speech, response_format, granularities, stream, _unknown_fields(form))
 
 
 def requested_model(form: Form, served: ServedModel) -> str:
@@ -202,19 +219,20 @@ def _logprobs(form: Form, response_format: ResponseFormat) -> bool:
     return bool(included)
 
 
-def _check_granularities(form: Form, response_format: ResponseFormat) -> None:
-    """`segment` is what verbose_json always has; `word` needs an aligner, and no time stamp is ever invented."""
+def _granularities(form: Form, response_format: ResponseFormat, *, has_aligner: bool) -> frozenset[Granularity]:
+    """What to list in verbose_json. Words need an aligner: no time is ever invented."""
     name = "timestamp_granularities"
-    granularities = [check_choice(f"{name}[]", value, ("segment", "word")) for value in form.texts(name)]
-    if "word" in granularities:
+    granularities = [check_choice(f"{name}[]", value, GRANULARITIES) for value in form.texts(name)]
+    if "word" in granularities and not has_aligner:
         raise InvalidRequest(
             "timestamp_granularities[] 'word' needs an aligner, and this server was started without one. "
             "Use 'segment' instead.",
             param=name,
-            code="unsupported_value",
+            code="word_times_unavailable",
         )
     if granularities and response_format != "verbose_json":
         raise InvalidRequest("timestamp_granularities[] requires response_format 'verbose_json'.", param=name)
+    return frozenset(granularities or ("segment",))
 
 
 def _stream(form: Form, response_format: ResponseFormat) -> bool:

@@ -2,11 +2,11 @@
 
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from deployments.ingress.form import ResponseFormat
+from deployments.ingress.form import Granularity, TranscriptionRequest
 from deployments.ingress.subtitles import to_srt, to_vtt
 from deployments.transcription.languages import NAME_TO_CODE
 from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning
@@ -18,21 +18,15 @@ _MAX_WARNINGS = 16
 _MAX_WARNINGS_HEADER_CHARS = 1000
 
 
-def render(
-    result: Transcript,
-    response_format: ResponseFormat,
-    warnings: Sequence[TranscriptWarning] = (),
-    *,
-    logprobs: bool = False,
-) -> Response:
-    """Answer with `result`. `warnings` about the request are told before those about the transcript.
+def render(result: Transcript, asked: TranscriptionRequest) -> Response:
+    """Answer with `result`. Warnings about the request are told before those about the transcript.
 
     Warnings are not in OpenAI's contract: they are a header (`x-asr-warnings`) in every format and a list in the JSON
     ones, both absent where there are none.
     """
-    warnings = (*warnings, *result.warnings)
+    warnings = (*asked.warnings, *result.warnings)
     headers = warnings_header(warnings)
-    match response_format:
+    match asked.response_format:
         case "text":
             return PlainTextResponse(f"{result.text}\n", headers=headers)
         case "srt":
@@ -40,9 +34,9 @@ def render(
         case "vtt":
             return PlainTextResponse(to_vtt(result.segments), headers=headers)
         case "verbose_json":
-            body = _verbose_json(result)
+            body = _verbose_json(result, asked.granularities)
         case "json":
-            body = _json(result, logprobs=logprobs)
+            body = _json(result, logprobs=asked.options.logprobs)
     return JSONResponse(body | warnings_list(warnings), headers=headers)
 
 
@@ -57,14 +51,20 @@ def _json(result: Transcript, *, logprobs: bool) -> dict:
     }
 
 
-def _verbose_json(result: Transcript) -> dict:
+def _verbose_json(result: Transcript, granularities: Container[Granularity]) -> dict:
+    timed: dict[str, list[dict]] = {}
+    # Segments take the place of words that could not be had.
+    if "segment" in granularities or any(warning.code == "word_times_unavailable" for warning in result.warnings):
+        timed["segments"] = [_segment(index, segment) for index, segment in enumerate(result.segments)]
+    if "word" in granularities:
+        timed["words"] = [{"word": word.text, "start": word.start, "end": word.end} for word in result.words]
     return {
         "task": "transcribe",
         # Whisper's lower-case English name. The contract wants a string; where nothing was said there is no language.
         "language": (result.language or "").lower(),
         "duration": result.duration,
         "text": result.text,
-        "segments": [_segment(index, segment) for index, segment in enumerate(result.segments)],
+        **timed,
         "usage": _duration_usage(result),
     }
 

@@ -22,7 +22,7 @@ def model_card(model_id: str, served: ServedModel, settings: Settings) -> dict:
         "checkpoint": Path(served.checkpoint).name if is_folder else settings.model,
         "languages": list(CODE_TO_NAME),
         "response_formats": list(RESPONSE_FORMATS),
-        "aligner": False,
+        "aligner": settings.aligner is not None,
         "url_input": settings.url_input,
         "max_duration_s": settings.max_duration_s,
         "max_utterance_s": settings.max_utterance_s,

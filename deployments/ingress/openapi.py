@@ -110,8 +110,8 @@ def _transcription_fields(served: ServedModel, settings: Settings) -> Json:
         },
         "timestamp_granularities[]": {
             "type": "array",
-            "items": {"type": "string", "enum": ["segment"]},
-            "description": "With response_format verbose_json only. `word` needs an aligner.",
+            "items": {"type": "string", "enum": ["segment", *(["word"] if settings.aligner is not None else [])]},
+            "description": "With response_format verbose_json only. `word` needs an aligner, see /v1/models.",
         },
         "include[]": {
             "type": "array",

@@ -55,11 +55,13 @@ SCHEMAS: Json = {
             "language": _STRING | {"description": "Lower-case English name; empty where nothing was said."},
             "duration": _NUMBER,
             "text": _STRING,
-            "segments": _list(_reference("Segment")),
+            "segments": _list(_reference("Segment"))
+            | {"description": "Absent where only words were asked for and all have times."},
+            "words": _list(_reference("Word")) | {"description": "Where they were asked for."},
             "usage": _reference("DurationUsage"),
             "warnings": _list(_reference("Warning")),
         },
-        optional=("warnings",),
+        optional=("segments", "words", "warnings"),
     ),
     "Event": _object(
         {
@@ -107,6 +109,13 @@ SCHEMAS: Json = {
             "avg_logprob": _NUMBER,
             "compression_ratio": _NUMBER,
             "no_speech_prob": _NUMBER,
+        }
+    ),
+    "Word": _object(
+        {
+            "word": _STRING | {"description": "As in the text, without the punctuation around it."},
+            "start": _NUMBER,
+            "end": _NUMBER,
         }
     ),
     "TokenLogprob": _object(

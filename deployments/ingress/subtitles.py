@@ -1,19 +1,25 @@
 """Segments as SubRip (srt) and WebVTT (vtt) cues, as players and subtitle editors want them.
 
 A cue has at most two lines of 42 characters, or 20 where they are as wide as Chinese ones. The text of a longer segment
-is split into several cues, after the punctuation where possible. Until word times exist, the times between these are
-estimates: the segment's own time, shared out by characters, a wide one for two.
+is split into several cues, after the punctuation where possible. Where the times of its words are known, a cue is
+shown from its first word to its last. Else the times between cues are estimates: the segment's own time, shared out by
+characters, a wide one for two.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
+from deployments.transcription.words import times_of
 
 _NARROW, _WIDE = 10, 21
 LINE_WIDTH = 42 * _NARROW
 """42 narrow characters, or 20 wide ones."""
+
+_SHORTEST_S = 0.001
+"""A cue must take some time, also where the aligner heard none in its words."""
 
 _WIDE_CHARACTER = re.compile(
     "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
@@ -52,16 +58,28 @@ def to_vtt(segments: Iterable[Segment]) -> str:
 
 
 def cues(segments: Iterable[Segment]) -> Iterator[Cue]:
-    """Cut segments into cues; one without text has none."""
+    """Cut segments into cues, which do not overlap; a segment without text has none."""
+    last_end = 0.0
     for segment in segments:
         pieces = list(_split(segment.text))
-        widths = [_width("".join(piece)) for piece in pieces]
-        start, shown = segment.start, 0
-        for piece, width in zip(pieces, widths, strict=True):
-            shown += width
-            end = segment.start + (segment.end - segment.start) * (shown / sum(widths))
-            yield Cue(start, end, _wrap(piece))
-            start = end
+        texts = ["".join(piece) for piece in pieces]
+        times = times_of(texts, segment.words) if segment.words else _shared_out(texts, segment)
+        for piece, (start, end) in zip(pieces, times, strict=True):
+            start = max(round(start, 3), last_end)
+            shown_s = max(end - start, _SHORTEST_S)
+            last_end = round(start + (min(shown_s, LONGEST_S) if segment.words else shown_s), 3)
+            yield Cue(start, last_end, _wrap(piece))
+
+
+def _shared_out(texts: Sequence[str], segment: Segment) -> Iterator[tuple[float, float]]:
+    """The time of the segment, shared out by width."""
+    start, shown = segment.start, 0
+    widths = [_width(text) for text in texts]
+    for width in widths:
+        shown += width
+        end = segment.start + (segment.end - segment.start) * (shown / sum(widths))
+        yield start, end
+        start = end
 
 
 def _split(text: str) -> Iterator[list[str]]:

@@ -58,7 +58,7 @@ def join_parts(heard: Sequence[Heard], *, duration: float, temperature: float, f
             text_tokens=sum(part.transcription.text_tokens for part in parts),
             output_tokens=sum(part.transcription.output_tokens for part in parts),
         ),
-        warnings=tuple(warning for each in heard for warning in each.warnings),
+        warnings=tuple(dict.fromkeys(warning for each in heard for warning in each.warnings)),
         tokens=tokens,
     )
 

@@ -6,6 +6,7 @@ from deployments.audio.cutting import Piece
 from deployments.audio.speech import Span
 from deployments.transcription.transcript import TranscriptWarning
 from deployments.transcription.utterance import Transcription
+from deployments.transcription.words import Word
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,8 @@ class Part:
     end: float
     speech: tuple[Span, ...]
     transcription: Transcription
+    words: tuple[Word, ...] = ()
+    """All that its text has, where their times are known; times from the start of the recording."""
 
     @classmethod
     def of(cls, piece: Piece, transcription: Transcription) -> "Part":

@@ -1,18 +1,20 @@
 """Segments: sentences with the times at which they were said.
 
-The recognizer tells what was said in a stretch of the recording, the speech finder when somebody spoke in it. Each
+Where an aligner has found the words, a sentence lasts from its first to its last. Else the recognizer tells what was
+said in a stretch of the recording, the speech finder when somebody spoke in it. Each
 sentence gets as much of that speech as it has of the letters; where it ends near a pause, it ends in that pause. So the
 times at pauses are true, and those of sentences without a pause in between are estimates.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from deployments.audio.speech import Span
 from deployments.transcription.part import Part
 from deployments.transcription.transcript import Segment
+from deployments.transcription.words import times_of, words_in
 
 LONGEST_S = 7.0
 """A segment is at most as long as a subtitle is shown, unless it is a single word."""
@@ -45,27 +47,48 @@ class _Pause:
 def segments_of(part: Part, duration: float, temperature: float) -> tuple[Segment, ...]:
     """The sentences of one part, none where nothing was said; in order, without overlap, inside the recording."""
     transcription = part.transcription
-    texts = [sentence.strip() for sentence in _SENTENCE.findall(transcription.text) if sentence.strip()]
+    texts = _sentences(transcription.text)
     if not texts:
         return ()
-    speech = part.speech or (Span(part.start, part.end),)
+    if part.words:
+        timed = _short(texts, lambda texts: [Span(*times) for times in times_of(texts, part.words)])
+    else:
+        speech = part.speech or (Span(part.start, part.end),)
+        timed = _short(texts, lambda texts: _times(texts, speech))
+    words = words_in([text for text, _ in timed], part.words)
     return tuple(
         Segment(
-            start=round(min(span.start, duration), 3),
-            end=round(min(span.end, duration), 3),
+            start=min(round(span.start, 3), duration),
+            end=min(round(span.end, 3), duration),
             text=text,
             language=transcription.language,
             temperature=temperature,
             avg_logprob=transcription.avg_logprob,
+            words=own,
         )
-        for text, span in _short(texts, speech)
+        for (text, span), own in zip(timed, words, strict=True)
     )
 
 
-def _short(texts: list[str], speech: Sequence[Span]) -> list[tuple[str, Span]]:
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text, none of which is mere punctuation unless the text is."""
+    sentences: list[str] = []
+    for sentence in _SENTENCE.findall(text):
+        if sentences and not (_has_letters(sentence) and _has_letters(sentences[-1])):
+            sentences[-1] += sentence
+        else:
+            sentences.append(sentence)
+    return [sentence.strip() for sentence in sentences if sentence.strip()]
+
+
+def _has_letters(text: str) -> bool:
+    return any(map(str.isalnum, text))
+
+
+def _short(texts: list[str], times: Callable[[list[str]], list[Span]]) -> list[tuple[str, Span]]:
     """Texts with their times, those that are too long for a subtitle cut until they are not."""
     while True:
-        spans = _times(texts, speech)
+        spans = times(texts)
         shorter: list[str] = []
         for text, span in zip(texts, spans, strict=True):
             is_long = span.end - span.start > LONGEST_S or _width(text) > MAX_WIDTH

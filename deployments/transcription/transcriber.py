@@ -11,6 +11,7 @@ from deployments.audio.cutting import Cutter, Piece
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Listener, SpeechOptions
 from deployments.exceptions import ServiceUnavailable
+from deployments.transcription.alignment import Alignment
 from deployments.transcription.guards import Guard, exhausted, has_loop, may_become_echo, stopped, utterance_of
 from deployments.transcription.join import join_parts
 from deployments.transcription.options import DecodingOptions
@@ -18,6 +19,7 @@ from deployments.transcription.part import Heard, Part
 from deployments.transcription.telling import Telling, Turn
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Delta, Recognizer, Transcription, Waveform
+from deployments.transcription.words import Aligns, WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -36,6 +38,7 @@ class Transcriber:
         max_utterance_s: longest piece, in seconds.
         window: pieces of one recording that are with the recognizer at the same time. It bounds what a recording takes
             of memory here, and of the recognizer's capacity there.
+        aligner: finds the words of a piece; None for no times of words.
         listen: makes what finds the speech in one recording.
         on_retry: is told why a piece is sent to the recognizer once more.
     """
@@ -46,11 +49,13 @@ class Transcriber:
         *,
         max_utterance_s: float,
         window: int,
+        aligner: Aligns | None = None,
         listen: Callable[[], Listener] = SileroVad,
         on_retry: Callable[[str], None] = lambda _: None,
     ):
         self._recognizer = recognizer
         self._guard = Guard(recognizer)
+        self._alignment = Alignment(aligner)
         self._max_utterance_s = max_utterance_s
         self._window = window
         self._listen = listen
@@ -58,7 +63,12 @@ class Transcriber:
         listen()  # what it loads is loaded now, and not while the first caller waits
 
     async def transcribe(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+        self,
+        recording: AsyncIterator[Waveform],
+        options: DecodingOptions,
+        speech: SpeechOptions,
+        *,
+        words: WordTimes = WordTimes.UNUSED,
     ) -> Transcript:
         """Transcribe one recording.
 
@@ -66,26 +76,27 @@ class Transcriber:
             recording: its waveform in blocks of any length; drawn only as fast as it is transcribed, never closed.
             options: for each of its utterances.
             speech: what is speech in it.
+            words: whether the times of its words are wanted, for which there must be an aligner.
 
         Raises:
-            ServiceError: whatever the recording or the recognizer raises.
+            ServiceError: whatever the recording or the recognizer raises, or the aligner where words are required.
         """
-        return await self._transcribe(recording, options, speech, telling=None)
+        return await self._transcribe(recording, options, speech, words=words)
 
     async def stream(
         self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
     ) -> AsyncGenerator[Delta | Transcript, None]:
         """Transcribe one recording and tell its text as it is decoded.
 
-        Yields any number of `Delta`, and last the `Transcript`, whose text is all of theirs joined. Closing the
-        generator early stops the recognizer.
+        Yields any number of `Delta`, and last the `Transcript`, whose text is all of theirs joined; it has no times of
+        words. Closing the generator early stops the recognizer.
 
         Raises:
             ServiceError: as `transcribe`.
         """
         told: asyncio.Queue[Delta | None] = asyncio.Queue()
         # A task of its own: a generator may be drawn from by a different task each time, which no task group survives.
-        work = asyncio.create_task(self._transcribe(recording, options, speech, Telling(told.put_nowait)))
+        work = asyncio.create_task(self._transcribe(recording, options, speech, telling=Telling(told.put_nowait)))
         work.add_done_callback(lambda _: told.put_nowait(None))
         try:
             while (delta := await told.get()) is not None:
@@ -100,7 +111,9 @@ class Transcriber:
         recording: AsyncIterator[Waveform],
         options: DecodingOptions,
         speech: SpeechOptions,
-        telling: Telling | None,
+        *,
+        telling: Telling | None = None,
+        words: WordTimes = WordTimes.UNUSED,
     ) -> Transcript:
         cutter = Cutter(self._listen(), limit_s=self._max_utterance_s, options=speech)
         window = asyncio.Semaphore(self._window)
@@ -109,7 +122,8 @@ class Transcriber:
         async def hear(piece: Piece, turn: Turn | None, *, is_first: bool) -> Heard:
             try:
                 if turn is None:
-                    return await self._hear_patiently(piece, options, is_first=is_first)
+                    heard = await self._hear_patiently(piece, options, is_first=is_first)
+                    return await self._alignment.find_words(piece, heard, words)
                 return await self._tell(piece, options, turn, is_first=is_first)
             finally:
                 window.release()

@@ -4,8 +4,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from deployments.transcription.utterance import Token
+from deployments.transcription.words import Word
 
-WarningCode = Literal["prompt_echo", "repetition", "token_budget_exhausted", "unknown_field", "utterance_cut"]
+WarningCode = Literal[
+    "prompt_echo", "repetition", "token_budget_exhausted", "unknown_field", "utterance_cut", "word_times_unavailable"
+]
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,8 @@ class Segment:
     language: str | None
     temperature: float
     avg_logprob: float
+    words: tuple[Word, ...] = ()
+    """Empty where their times are not known."""
 
 
 @dataclass(frozen=True)
@@ -50,3 +55,8 @@ class Transcript:
     warnings: tuple[TranscriptWarning, ...] = ()
     tokens: tuple[Token, ...] = ()
     """What the text is made of; empty unless the options ask for `logprobs`."""
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Those whose times are known, in their order."""
+        return tuple(word for segment in self.segments for word in segment.words)

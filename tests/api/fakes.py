@@ -20,6 +20,7 @@ from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Segment, Transcript, Usage
 from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
+from deployments.transcription.words import WordTimes
 
 MODEL = "qwen3-asr-demo"
 AUDIO = b"not really audio"
@@ -54,13 +55,16 @@ class FakeTranscriber:
     calls: list[tuple[Waveform, DecodingOptions]] = field(default_factory=list)
     speech: SpeechOptions | None = None
     """Those of the last call."""
+    words: WordTimes | None = None
+    """Those of the last call that was not a stream."""
     started: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def transcribe(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions, *, words: WordTimes
     ) -> Transcript:
+        self.words = words
         return await self._answer(await self._draw(recording), options, speech)
 
     async def stream(

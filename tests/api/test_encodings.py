@@ -192,7 +192,7 @@ async def test_arrays_of_the_sdk(service: Service, sdk: openai.AsyncOpenAI) -> N
         await sdk.audio.transcriptions.create(
             file=AUDIO, model=MODEL, response_format="verbose_json", timestamp_granularities=["word", "segment"]
         )
-    assert (caught.value.param, caught.value.code) == ("timestamp_granularities", "unsupported_value")
+    assert (caught.value.param, caught.value.code) == ("timestamp_granularities", "word_times_unavailable")
 
 
 SERVICE = Service()

@@ -8,6 +8,7 @@ from deployments.ingress.form import MAX_PROMPT_CHARS
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of
 
 INVALID, UNSUPPORTED, MISSING = "invalid_value", "unsupported_value", "missing_required_parameter"
+NO_WORDS = "word_times_unavailable"
 
 BAD_TEMPERATURES = ["1.01", "-0.1", "nan", "inf", "Infinity", "1e999", "0_1", "0x1", "0,5", ".", "-", "1e", "hot"]
 BAD_TEMPERATURES += ["", " 0", "0 ", "0\n", "٠"]
@@ -40,9 +41,9 @@ BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250
         ),
         ({"stream": "yes"}, "stream", INVALID),
         ({"stream": ""}, "stream", INVALID),
-        ({"timestamp_granularities[]": "word"}, "timestamp_granularities", UNSUPPORTED),
-        ({"timestamp_granularities": "word"}, "timestamp_granularities", UNSUPPORTED),
-        ({"timestamp_granularities[]": ["segment", "word"]}, "timestamp_granularities", UNSUPPORTED),
+        ({"timestamp_granularities[]": "word"}, "timestamp_granularities", NO_WORDS),
+        ({"timestamp_granularities": "word"}, "timestamp_granularities", NO_WORDS),
+        ({"timestamp_granularities[]": ["segment", "word"]}, "timestamp_granularities", NO_WORDS),
         ({"timestamp_granularities[]": "segment"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": "phone"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": '["segment"]'}, "timestamp_granularities", INVALID),

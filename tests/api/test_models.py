@@ -35,6 +35,11 @@ async def test_head_is_get_without_its_body(service: Service, path: str) -> None
     assert head.headers["content-type"] == get.headers["content-type"]
 
 
+async def test_an_aligner_is_told() -> None:
+    [card] = (await Service(aligner="demo").request("GET", "/v1/models")).json()["data"]
+    assert card["aligner"] is True
+
+
 async def test_aliases_are_models_of_their_own() -> None:
     service = Service(model="Qwen/Qwen3-ASR-1.7B", model_aliases=("whisper-1", "gpt-4o-transcribe"))
     cards = (await service.request("GET", "/v1/models")).json()["data"]

@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.ingress.subtitles import cues, to_srt, to_vtt
+from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
+from deployments.transcription.words import Word
 
 LONG = (
     "Ladies and gentlemen, we are about to land. Please return to your seats, fasten your seat belts and put your "
@@ -22,6 +24,13 @@ CHINESE = (
 
 def segment(text: str, start: float = 0.0, end: float = 10.0) -> Segment:
     return Segment(start, end, text, "English", 0.0, 0.0)
+
+
+def timed(text: str, *times: tuple[float, float]) -> Segment:
+    """A segment whose words, those between blanks, are said at these times."""
+    letters = ["".join(filter(str.isalnum, word)) for word in text.split()]
+    words = tuple(Word(word, *own) for word, own in zip(letters, times, strict=True))
+    return Segment(words[0].start, words[-1].end, text, "English", 0.0, 0.0, words)
 
 
 def lines(text: str) -> list[tuple[str, ...]]:
@@ -76,6 +85,24 @@ def test_times_are_shared_out_by_characters() -> None:
     assert (second.start, second.end) == (4.0, 5.0)
 
 
+def test_words_tell_when_a_cue_is_shown() -> None:
+    text = f"{'a' * 40}, {'b' * 40}. {'c' * 40}"
+    first, second = cues([timed(text, (1.0, 2.0), (2.5, 3.0), (4.0, 4.5))])
+    assert (first.start, first.end) == (1.0, 3.0)
+    assert (second.start, second.end) == (4.0, 4.5)
+
+
+def test_no_word_is_shown_for_ever() -> None:
+    (cue,) = cues([timed("So.", (1.0, 20.0))])
+    assert (cue.start, cue.end) == (1.0, 8.0)
+
+
+def test_every_cue_takes_some_time_and_none_overlaps() -> None:
+    """An aligner may hear a word in no time at all; players refuse such cues."""
+    shown = list(cues([timed("So.", (1.0, 1.0)), timed("It is.", (1.0, 1.0), (1.0, 1.0)), timed("No.", (1.0, 1.5))]))
+    assert [(cue.start, cue.end) for cue in shown] == [(1.0, 1.001), (1.001, 1.002), (1.002, 1.5)]
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_no_text_is_no_cue(text: str) -> None:
     assert lines(text) == []
@@ -119,3 +146,21 @@ def test_any_text(text: str) -> None:
     for rendered in (to_srt([segment(text)]), to_vtt([segment(text)])):
         assert rendered.count("-->") == len(CUE_TIMES.findall(rendered)) == len(shown)
         assert "\n\n\n" not in rendered
+
+
+WORDS = st.sampled_from(["word", "end.", "clause,", "你好，", "。好", "안녕", "a" * 43, "-", "don't"])
+
+
+@given(st.lists(st.tuples(WORDS, st.floats(0, 2), st.floats(0, 9)), min_size=1, max_size=40))
+def test_any_words(said: list[tuple[str, float, float]]) -> None:
+    times, now = [], 0.0
+    for _, pause, length in said:
+        times.append((round(now + pause, 3), round(now + pause + length, 3)))
+        now += pause + length
+    shown = list(cues([timed(" ".join(word for word, *_ in said), *times)]))
+    assert "".join("".join(cue.lines) for cue in shown).replace(" ", "") == "".join(word for word, *_ in said)
+    for cue in shown:
+        assert 0 < cue.end - cue.start <= LONGEST_S + 0.001
+        assert 1 <= len(cue.lines) <= 2
+    for one, following in pairwise(shown):
+        assert one.end <= following.start

@@ -4,6 +4,7 @@ import io
 import wave
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -24,6 +25,13 @@ Deploy = Callable[[Application], DeploymentHandle]
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     folder = write_native(tmp_path_factory.mktemp("models") / "random-asr", "tiny")
     return Settings(model=str(folder), max_utterance_s=10, max_duration_s=20, default_language="en")
+
+
+@pytest.fixture(scope="module")
+def aligned(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """With a small random aligner."""
+    folder = write_native(tmp_path_factory.mktemp("models") / "random-aligner", "aligner-tiny")
+    return settings.model_copy(update={"aligner": str(folder)})
 
 
 def _wav(seconds: float) -> bytes:
@@ -70,6 +78,47 @@ def test_a_request_goes_all_the_way(deploy: Deploy, base_url: str, settings: Set
     assert [card["id"] for card in tagged.json()["data"]] == ["random-asr"]
 
     assert requests.get(f"{base_url}/nowhere", timeout=60).json()["error"]["message"] == "Invalid URL (GET /nowhere)"
+
+
+def test_words_come_from_the_aligner(deploy: Deploy, base_url: str, aligned: Settings) -> None:
+    deploy(build(aligned))
+    url = f"{base_url}/v1/audio/transcriptions"
+    all_is_speech = '{"type":"server_vad","threshold":0}'
+    common = {"model": "random-asr", "max_new_tokens": "40", "chunking_strategy": all_is_speech}
+
+    def post(**fields: object) -> requests.Response:
+        return requests.post(url, files={"file": _wav(12.5)}, data=common | fields, timeout=60)
+
+    both = {"response_format": "verbose_json", "timestamp_granularities[]": ["word", "segment"]}
+    answer = post(**both)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert {warning["code"] for warning in body["warnings"]} == {"token_budget_exhausted"}
+    times = [time for word in body["words"] for time in (word["start"], word["end"])]
+    assert len(times) > 2
+    assert times == sorted(times)
+    assert 0 <= times[0] <= times[-1] <= body["duration"] == 12.5
+    assert all(word["word"] in body["text"] for word in body["words"])
+    assert body["segments"][0]["start"] == times[0]
+    assert post(response_format="vtt").text.startswith("WEBVTT\n\n00:00:")
+    assert post(**both, language="fi").json()["error"]["code"] == "unsupported_language"
+    (card,) = requests.get(f"{base_url}/v1/models", timeout=60).json()["data"]
+    assert card["aligner"] is True
+
+
+def test_the_aligner_has_resources_of_its_own(base_url: str, aligned: Settings) -> None:
+    def bound(settings: Settings) -> Any:
+        return build(settings)._bound_deployment.init_args[3]
+
+    assert bound(aligned.model_copy(update={"aligner": None})) is None
+    aligner = bound(aligned.model_copy(update={"aligner_num_cpus": 0.5, "aligner_num_gpus": 0.25}))._bound_deployment
+    assert aligner.name == "Aligner"
+    assert (aligner.ray_actor_options["num_cpus"], aligner.ray_actor_options["num_gpus"]) == (0.5, 0.25)
+
+
+def test_a_recognizer_is_no_aligner(base_url: str, settings: Settings) -> None:
+    with pytest.raises(CheckpointError, match="cannot align"):
+        build(settings.model_copy(update={"aligner": settings.model}))
 
 
 def test_the_ingress_never_loads_torch(deploy: Deploy, base_url: str, settings: Settings) -> None:

@@ -1,6 +1,7 @@
 """Answers become one transcript: blanks where the script has them, sentences with the times at which they were said."""
 
-from itertools import pairwise
+from dataclasses import replace
+from itertools import cycle, pairwise
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from deployments.transcription.part import Heard, Part
 from deployments.transcription.segments import LONGEST_S, MAX_WIDTH, segments_of
 from deployments.transcription.transcript import Segment, TranscriptWarning
 from deployments.transcription.utterance import Token
+from deployments.transcription.words import Word
 from tests.unit.test_transcriber import answer
 
 
@@ -133,9 +135,40 @@ class TestSegments:
     def test_no_speech_was_found(self) -> None:
         assert timed("So.") == [(0.0, 30.0, "So.")]
 
+    def test_mere_punctuation_is_none(self) -> None:
+        assert [segment.text for segment in segments("... So it is. ?! No. \u2026", (0, 3))] == [
+            "... So it is. ?!",
+            "No. \u2026",
+        ]
+
     def test_times_are_inside_the_recording(self) -> None:
         (segment,) = segments("So.", (29.0, 29.984), duration=29.98)
         assert segment.end == 29.98
+
+
+class TestSegmentsWithWords:
+    def test_last_from_their_first_word_to_their_last(self) -> None:
+        words = (Word("So", 1.2, 1.5), Word("it", 1.5, 1.6), Word("is", 1.6, 2.0), Word("No", 4.1, 4.4))
+        one, two = segments_of(replace(part("So it is. No!", (1.0, 5.0)), words=words), 10.0, 0.0)
+        assert (one.text, one.start, one.end, one.words) == ("So it is.", 1.2, 2.0, words[:3])
+        assert (two.text, two.start, two.end, two.words) == ("No!", 4.1, 4.4, words[3:])
+
+    def test_are_cut_where_they_would_be_shown_for_too_long(self) -> None:
+        words = (Word("So", 1.0, 1.5), Word("it", 1.5, 2.0), Word("is", 12.0, 12.5))
+        cut = segments_of(replace(part("So it is.", (1.0, 13.0)), words=words), 20.0, 0.0)
+        assert [(segment.text, segment.start, segment.end) for segment in cut] == [
+            ("So", 1.0, 1.5),
+            ("it", 1.5, 2.0),
+            ("is.", 12.0, 12.5),
+        ]
+
+    def test_of_a_script_without_blanks(self) -> None:
+        words = tuple(Word(char, at / 4, (at + 1) / 4) for at, char in enumerate("你好世界"))
+        cut = segments_of(replace(part("你好。世界！", (0.0, 2.0)), words=words), 2.0, 0.0)
+        assert [(segment.text, segment.start, segment.end) for segment in cut] == [
+            ("你好。", 0.0, 0.5),
+            ("世界！", 0.5, 1.0),
+        ]
 
 
 TEXTS = st.lists(
@@ -158,5 +191,32 @@ def test_any_segments(text: str, gaps: list[tuple[float, float]]) -> None:
         assert 0 <= segment.start <= segment.end <= now + 0.001
         assert segment.text == segment.text.strip() != ""
         assert segment.end - segment.start <= LONGEST_S + 0.002 or " " not in segment.text
+    for one, following in pairwise(cut):
+        assert one.end <= following.start
+
+
+STEPS = st.lists(st.tuples(st.floats(0, 3), st.floats(0, 9)), min_size=1, max_size=40)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["word", "So,", "is.", "\u4f60\u597d\uff0c", "\u597d\u3002", "?!", "\u2014", "a" * 50]),
+        max_size=40,
+    ),
+    STEPS,
+)
+def test_any_segments_with_words(pieces: list[str], steps: list[tuple[float, float]]) -> None:
+    text = " ".join(pieces)
+    words, now = [], 0.0
+    for piece, (pause, length) in zip(pieces, cycle(steps), strict=False):
+        if letters := "".join(filter(str.isalnum, piece)):
+            words.append(Word(letters, now + pause, now + pause + length))
+            now += pause + length
+    spoken = replace(part(text, (0.0, now), end=now), words=tuple(words))
+    cut = segments_of(spoken, now, 0.0)
+    assert "".join("".join(segment.text.split()) for segment in cut) == "".join(pieces)
+    assert [word for segment in cut for word in segment.words] == words
+    for segment in cut:
+        assert 0 <= segment.start <= segment.end <= now
     for one, following in pairwise(cut):
         assert one.end <= following.start

@@ -212,6 +212,9 @@ class TestLongRecordings:
 
         items = transcriber_of(recognizer, window=2).transcribe(recording(), DecodingOptions(), SPEECH)
         running = asyncio.create_task(items)
+        async with asyncio.timeout(30):  # on a busy machine it takes a while until the window is full
+            while len(recognizer.heard) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         assert len(recognizer.heard) == 2
         assert drawn <= 5

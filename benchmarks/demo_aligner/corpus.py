@@ -1,0 +1,85 @@
+"""The spoken corpus with the times of its words: as the demo checkpoint's, one audio file and one index a split."""
+
+import json
+import logging
+import os
+import random
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from benchmarks.demo_aligner.said import Times
+from benchmarks.demo_aligner.speech import Spoken, speak
+from benchmarks.demo_checkpoint.corpus import Clip, Job, sentence_jobs, word_jobs
+from benchmarks.demo_checkpoint.grammar import LANGUAGES, Split
+
+TRAIN_SENTENCES = 8_000  # per language: about 4 hours, besides the single words
+DEV_SENTENCES = 80  # per language
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TimedClip(Clip):
+    """One spoken sentence; `times` are start and end of each of its words, in seconds from its own start."""
+
+    times: Times
+
+
+class TimedCorpus:
+    """One split, read lazily from disk."""
+
+    def __init__(self, folder: Path, split: Split) -> None:
+        self.clips = [TimedClip(**json.loads(line)) for line in (folder / f"{split}.jsonl").open(encoding="utf-8")]
+        self._audio = np.memmap(folder / f"{split}.i16", dtype=np.int16, mode="r")
+
+    def waveform(self, clip: Clip) -> np.ndarray:
+        """float32 `(samples,)` in [-1, 1) at 16 kHz."""
+        return self._audio[clip.start : clip.start + clip.samples].astype(np.float32) / 32768
+
+
+def speak_job(job: Job) -> Spoken | None:
+    """None where the synthesiser says something else than is written, which is a handful in ten thousand."""
+    try:
+        return speak(job.voice, job.text, random.Random(job.seed))
+    except ValueError as error:
+        logger.warning("%s: %s", job.voice.name, error)
+        return None
+
+
+def build(folder: Path) -> None:
+    """Speak whichever of the train and dev splits is missing in `folder`."""
+    counts: dict[Split, int] = {"dev": DEV_SENTENCES, "train": TRAIN_SENTENCES}
+    for split, count in counts.items():
+        if (folder / f"{split}.jsonl").exists():
+            continue
+        jobs = [job for language in LANGUAGES for job in sentence_jobs(language, split, count)]
+        if split == "train":
+            jobs += [job for language in LANGUAGES for job in word_jobs(language)]
+        write(folder, split, jobs)
+
+
+def write(folder: Path, split: Split, jobs: list[Job]) -> None:
+    """Speak `jobs` on all cores into `folder`; the index comes last, so an interruption leaves no half corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
+    random.Random(split).shuffle(jobs)
+    clips: list[TimedClip] = []
+    start = 0
+    with (folder / f"{split}.i16").open("wb") as audio, ProcessPoolExecutor() as pool:
+        everything = pool.map(speak_job, jobs, chunksize=16)
+        for job, spoken in zip(jobs, tqdm(everything, total=len(jobs), desc=f"speak {split}"), strict=True):
+            if spoken is None:
+                continue
+            length = len(spoken.samples)
+            audio.write(spoken.samples.tobytes())
+            clips.append(TimedClip(start, length, job.text, job.voice.language, job.voice.name, spoken.times))
+            start += length
+    index = folder / f"{split}.jsonl"
+    unfinished = index.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8") as lines:
+        for clip in clips:
+            lines.write(json.dumps(asdict(clip), ensure_ascii=False) + "\n")
+    os.replace(unfinished, index)

@@ -1,0 +1,103 @@
+"""Measure the demo aligner on speech it never saw.
+
+    python -m benchmarks.demo_aligner.evaluate [--checkpoint DIR] [--sentences 300]
+
+Aligns with the service's own aligner. Prints one line per group of recordings and per voice, writes the same to
+`metrics.json` beside the weights, and puts the table into the model card there. Needs flite and espeak-ng.
+"""
+
+import argparse
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from benchmarks import results
+from benchmarks.demo_aligner import testset
+from benchmarks.demo_aligner.export import EXPORTED
+from benchmarks.demo_aligner.scoring import Score, align, errors_of
+from benchmarks.demo_checkpoint.grammar import Language
+from deployments.aligner.checkpoint import load_aligner
+
+TABLE_START, TABLE_END = "<!-- metrics -->", "<!-- end of metrics -->"
+GOAL_MS = 60.0
+"""Mean absolute error that unseen sentences of trained voices must stay within."""
+
+
+def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
+    """Score every group of the test set, then every trained voice on its own."""
+    loaded = load_aligner(str(checkpoint), dtype=torch.float32, device=torch.device("cpu"))
+    scores: list[Score] = []
+    by_voice: dict[tuple[Language, str], list[list[float]]] = defaultdict(list)
+    for group in testset.build(sentences):
+        found = align(
+            loaded.checkpoint.model,
+            loaded.processor,
+            [(item.waveform, item.text, item.language) for item in group.items],
+        )
+        errors = [errors_of(item.times, times) for item, times in zip(group.items, found, strict=True)]
+        scores.append(_score(group.name, group.language, errors))
+        if group.name == "trained voices":
+            for item, own in zip(group.items, errors, strict=True):
+                by_voice[group.language, item.voice].append(own)
+    scores += [_score(f"voice {voice}", language, errors) for (language, voice), errors in by_voice.items()]
+    return scores
+
+
+def _score(group: str, language: Language, errors: list[list[float]]) -> Score:
+    return Score.of(group, language, len(errors), [error for own in errors for error in own])
+
+
+def table(scores: Iterable[Score]) -> str:
+    """Markdown, one line per score."""
+    lines = [
+        "| recordings | language | clips | times | mean error | median | within 100 ms | beyond 500 ms |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {line.group} | {line.language} | {line.clips} | {line.times} | {line.mean_ms:.1f} ms | "
+        f"{line.median_ms:.1f} ms | {line.within_100_ms_percent:.1f} % | {line.beyond_500_ms_percent:.2f} % |"
+        for line in scores
+    ]
+    return "\n".join(lines)
+
+
+def write(scores: list[Score], checkpoint: Path) -> None:
+    """`metrics.json`, and the table between its two marks in the model card if there is one."""
+    metrics = [asdict(line) for line in scores]
+    (checkpoint / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    card = checkpoint / "README.md"
+    if not card.exists():
+        return
+    before, _, rest = card.read_text(encoding="utf-8").partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    card.write_text(f"{before}{TABLE_START}\n{table(scores)}\n{TABLE_END}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
+    parser.add_argument("--sentences", type=int, default=300, help="test sentences per language")
+    parser.add_argument("--save", metavar="NAME", help="keep the groups of recordings for docs/performance.md")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    scores = evaluate(arguments.checkpoint, arguments.sentences)
+    print(table(scores))
+    print(f"{time.monotonic() - began:.0f} s")
+    write(scores, arguments.checkpoint)
+    if arguments.save:
+        groups = [line for line in scores if not line.group.startswith("voice ")]
+        columns = list(asdict(scores[0]))
+        rows = [list(asdict(line).values()) for line in groups]
+        results.save(arguments.save, results.command_line("benchmarks.demo_aligner.evaluate"), {}, columns, rows)
+    late = [line.language for line in scores if line.group == "trained voices" and line.mean_ms > GOAL_MS]
+    if late:
+        raise SystemExit(f"mean error of trained voices above {GOAL_MS:.0f} ms in {', '.join(map(str, late))}")
+
+
+if __name__ == "__main__":
+    main()

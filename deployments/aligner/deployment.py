@@ -1,0 +1,115 @@
+"""The Aligner deployment: one forced aligner on one device, behind `@serve.batch`."""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from ray import serve
+
+from deployments.asr.deployment import BatchingConfig
+from deployments.asr.openmp import limit_spinning
+from deployments.exceptions import EngineFailure, ServiceError
+from deployments.settings import Settings
+from deployments.transcription.words import Reading, Word
+
+if TYPE_CHECKING:
+    from deployments.aligner.model import AlignerModel
+
+logger = logging.getLogger("ray.serve.asr")
+
+Answer = tuple[Word, ...] | ServiceError
+
+FAILURES_IN_A_ROW = 3
+"""Readings that failed one after the other until the replica is taken for broken and replaced."""
+HUNG_AFTER_S = 60.0
+HUNG_AFTER_S_PER_S = 3.0
+"""A batch that takes longer than this, and this for each of its seconds of audio, will never end."""
+
+
+@serve.deployment(
+    name="Aligner",
+    # Some batches' worth wait inside the replica, the rest in the router: from there the way is longer.
+    max_ongoing_requests=64,
+    health_check_period_s=5,
+    graceful_shutdown_timeout_s=60,
+)
+class Aligner:
+    """One replica. Torch runs in a thread of its own, one batch at a time; arrivals meanwhile form the next one."""
+
+    def __init__(self, settings: Settings, checkpoint: str):
+        """Load the model and run it once; the replica is ready when this returns.
+
+        Raises:
+            CheckpointError: the aligner cannot be served.
+        """
+        self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="align")
+        self._failures = 0
+        self._batch_ends_by = math.inf
+        """On the monotonic clock; infinite between two batches."""
+        self._model = _start(settings, checkpoint)
+
+    async def reconfigure(self, user_config: dict[str, object]) -> None:
+        """Take over batch size and wait while requests are running."""
+        config = BatchingConfig.model_validate(user_config)
+        self._answer.set_max_batch_size(config.max_batch_size)
+        self._answer.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
+
+    async def align(self, reading: Reading) -> tuple[Word, ...]:
+        """Find the words of one reading, together with whatever else arrives.
+
+        Raises:
+            ServiceError: this reading cannot be aligned.
+        """
+        answer: Answer = await self._answer(reading)
+        if isinstance(answer, ServiceError):
+            raise answer
+        return answer
+
+    @serve.batch(
+        max_batch_size=BatchingConfig().max_batch_size, batch_wait_timeout_s=BatchingConfig().batch_wait_timeout_s
+    )
+    async def _answer(self, readings: list[Reading]) -> list[Answer]:
+        return await asyncio.get_running_loop().run_in_executor(self._compute, self._align, readings)
+
+    def _align(self, readings: list[Reading]) -> list[Answer]:
+        """One batch. Where it fails as a whole, each is tried alone: one reading's fault is not the others'."""
+        try:
+            with self._deadline(readings):
+                answers = self._model.align(readings)
+        except Exception:  # torch raises its own kinds, such as out of memory
+            logger.exception("aligning %d readings failed", len(readings))
+            if len(readings) > 1:
+                return [answer for reading in readings for answer in self._align([reading])]
+            self._failures += 1
+            return [EngineFailure("The times of the words could not be found.")]
+        self._failures = 0
+        return answers
+
+    @contextlib.contextmanager
+    def _deadline(self, readings: list[Reading]) -> Iterator[None]:
+        seconds = sum(reading.duration for reading in readings)
+        self._batch_ends_by = time.monotonic() + HUNG_AFTER_S + HUNG_AFTER_S_PER_S * seconds
+        try:
+            yield
+        finally:
+            self._batch_ends_by = math.inf
+
+    def check_health(self) -> None:
+        """Called by Serve; raising makes it replace this replica."""
+        if time.monotonic() > self._batch_ends_by:
+            raise RuntimeError("the aligner hangs in a batch")
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise RuntimeError(f"the last {self._failures} readings failed")
+
+
+def _start(settings: Settings, checkpoint: str) -> "AlignerModel":
+    limit_spinning()
+    # Imported here: the process that only builds the application does not need torch.
+    from deployments.aligner.start import start_aligner
+
+    return start_aligner(settings, checkpoint)

@@ -1,0 +1,32 @@
+"""Ray's errors as the service's own: here, and nowhere else."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ray.exceptions import RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+
+from deployments.exceptions import ServiceError, ServiceUnavailable, TooManyRequests
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raise what Ray says went wrong as the service's own errors; the death of a replica is left to be retried."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, ServiceError):
+            raise error.cause from None
+        raise
+    except BackPressureError as error:
+        refusal = TooManyRequests if error.status_code == 429 else ServiceUnavailable
+        wait_s = max(1, math.ceil(error.retry_after_s or 1))
+        raise refusal("The service is at its capacity. Try again in a moment.", retry_after_s=wait_s) from None
+    except DeploymentUnavailableError:
+        raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
+
+
+def restarting() -> ServiceUnavailable:
+    """What is told where the replica that was tried, and the next one, died."""
+    return ServiceUnavailable("The model is restarting. Try again in a moment.")
