@@ -11,7 +11,7 @@ from deployments.audio.cutting import Cutter, Piece
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Listener, SpeechOptions
 from deployments.exceptions import ServiceUnavailable
-from deployments.transcription.guards import Guard, exhausted, has_loop, may_become_echo, stopped, utterance_of
+from deployments.transcription.guards import Guard, OnGuard, has_loop, is_looping, may_become_echo, utterance_of
 from deployments.transcription.join import join_parts
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
@@ -37,6 +37,7 @@ class Transcriber:
         window: pieces of one recording that are with the recognizer at the same time. It bounds what a recording takes
             of memory here, and of the recognizer's capacity there.
         listen: makes what finds the speech in one recording.
+        on_guard: is told what was done about answers that cannot be believed.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class Transcriber:
         max_utterance_s: float,
         window: int,
         listen: Callable[[], Listener] = SileroVad,
+        on_guard: OnGuard = lambda _: None,
     ):
         self._recognizer = recognizer
-        self._guard = Guard(recognizer)
+        self._guard = Guard(recognizer, on_guard)
         self._max_utterance_s = max_utterance_s
         self._window = window
         self._listen = listen
@@ -135,11 +137,11 @@ class Transcriber:
         else:
             if turn.take_back():
                 heard = await self._guard.check(piece, options, answer)
-            elif has_stopped:
+            elif has_stopped or is_looping(answer, options):
                 kept = replace(answer, text=turn.told, tokens=turn.tokens, finish_reason="stop")
-                heard = Heard((Part.of(piece, kept),), (stopped(piece),))
+                heard = Heard((Part.of(piece, kept),), self._guard.stopped(piece))
             else:
-                heard = Heard((Part.of(piece, answer),), exhausted(piece, answer))
+                heard = Heard((Part.of(piece, answer),), self._guard.exhausted(piece, answer))
         turn.end(part.transcription for part in heard.parts)
         return heard
 
@@ -153,7 +155,7 @@ class Transcriber:
                     return item, has_stopped
                 text += item.text
                 unsure.append(item)
-                if len(text) >= checked + _LOOP_CHECK_CHARS:
+                if options.loop_detection and len(text) >= checked + _LOOP_CHECK_CHARS:
                     has_stopped, checked = has_stopped or has_loop(text), len(text)
                 if not has_stopped and not may_become_echo(text, options.prompt):
                     turn.say(unsure)

@@ -86,8 +86,10 @@ class FakeRecognizer:
         return said
 
 
-def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4) -> Transcriber:
-    return Transcriber(recognizer, max_utterance_s=30, window=window, listen=Loudness)
+def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4, guarded: list[str] | None = None) -> Transcriber:
+    """What its guards do is added to `guarded`."""
+    on_guard = guarded.append if guarded is not None else lambda _: None
+    return Transcriber(recognizer, max_utterance_s=30, window=window, listen=Loudness, on_guard=on_guard)
 
 
 async def transcribe(
@@ -252,7 +254,8 @@ class TestLongRecordings:
         recognizer = FakeRecognizer()
         recognizer.may_speak = {number: asyncio.Event() for number in range(4)}
         running = asyncio.create_task(transcribe(recognizer, FOUR_PIECES))
-        await asyncio.sleep(0.1)
+        while recognizer.running < 4:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
