@@ -13,7 +13,7 @@ BIN := .venv/bin
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
 
-.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci fuzz report clean
+.PHONY: help setup serve baseline test test-gpu lint format train evaluate asr-ci fuzz hostile report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -58,6 +58,9 @@ asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordin
 
 fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 	$(BIN)/python -m benchmarks.fuzz
+
+hostile: .venv/.dev  ## send the service 200 recordings that make recognisers invent text
+	$(BIN)/python -m benchmarks.hostile
 
 report: .venv/.dev  ## put the measured figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report
