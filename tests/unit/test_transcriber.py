@@ -124,7 +124,7 @@ class TestOneUtterance:
 
     async def test_it_is_sent_as_it_is(self) -> None:
         recognizer = FakeRecognizer()
-        waveform = recorded(3, 20, 4, 1, 2)
+        waveform = recorded(2, 20, 2.5, 1, 2)
         await transcribe(recognizer, waveform)
         assert np.array_equal(recognizer.heard[0].waveform, waveform)
 
