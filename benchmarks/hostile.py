@@ -188,19 +188,20 @@ def _quiet(rng: Generator) -> Case:
 
 
 def _covered(rng: Generator) -> Case:
-    """Speech in the middle of a sound, as loud as it or softer."""
+    """Speech in the middle of a sound that is softer."""
     recording, waveform = _spoken(rng)
     before, after = rng.uniform(1, 20, 2)
     samples = np.concatenate([np.zeros(round(before * SAMPLE_RATE)), waveform, np.zeros(round(after * SAMPLE_RATE))])
     make = SOUNDS[rng.choice(["pink noise", "mains hum", "music", "clicks", "engine", "offset"])]
     cover = at_level(make(rng, len(samples) / SAMPLE_RATE + 0.01)[: len(samples)], rng.uniform(-60, -25))
-    return _speech_case(recording, np.clip(at_level(samples, -26) + cover, -1, 1))
+    return _speech_case(recording, np.clip(at_level(samples, -26) + cover, -1, 1), must_be_heard=True)
 
 
 def _at_an_end(rng: Generator) -> Case:
     """Speech at the very end of long silence."""
     recording, waveform = _spoken(rng)
-    return _speech_case(recording, np.concatenate([sounds.silence(rng, rng.uniform(20, 90)), waveform]))
+    samples = np.concatenate([sounds.silence(rng, rng.uniform(20, 90)), waveform])
+    return _speech_case(recording, samples, must_be_heard=True)
 
 
 KINDS: dict[str, Callable[[Generator], Case]] = {
