@@ -214,6 +214,8 @@ class TestLongRecordings:
 
         items = transcriber_of(recognizer, window=2).transcribe(recording(), DecodingOptions(), SPEECH)
         running = asyncio.create_task(items)
+        while len(recognizer.heard) < 2:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0.2)
         assert len(recognizer.heard) == 2
         assert drawn <= 5
