@@ -15,7 +15,8 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 # What Serve's proxy answers itself has OpenAI's form, too.
 export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
 
-.PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz report clean
+.PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz
+.PHONY: hostile report clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -66,6 +67,9 @@ asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordin
 
 fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 	$(BIN)/python -m benchmarks.fuzz
+
+hostile: .venv/.dev  ## send the service 200 recordings that make recognisers invent text
+	$(BIN)/python -m benchmarks.hostile
 
 report: .venv/.dev  ## put the measured figures into docs/performance.md
 	$(BIN)/python -m benchmarks.report

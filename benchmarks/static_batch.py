@@ -19,7 +19,7 @@ from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utte
 
 def check_options(options: DecodingOptions) -> None:
     """Raise InvalidRequest for what one call of `generate` cannot do for each row apart."""
-    if replace(options, language=None, prompt="", max_new_tokens=None) != DecodingOptions():
+    if replace(options, language=None, prompt="", max_new_tokens=None, loop_detection=True) != DecodingOptions():
         raise InvalidRequest(
             "The baseline only decodes greedily. Leave out everything but language, prompt and max_new_tokens."
         )

@@ -109,6 +109,11 @@ class Settings(BaseSettings):
         default=None,
         description="Language to force when a request names none, as code or English name. None detects it.",
     )
+    loop_detection: bool = Field(
+        default=True,
+        description="Stop an answer that repeats itself over and over while it is decoded, and decode it again. "
+        "`false` is for measuring models with random weights, which do little else.",
+    )
     max_utterance_s: float = Field(
         default=30.0,
         ge=1,

@@ -15,6 +15,7 @@ import torch
 
 from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint
+from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
 from deployments.asr.request import Request
 from deployments.asr.runner import ModelRunner
@@ -23,7 +24,7 @@ from deployments.asr.sequence import Sequence
 from deployments.asr.statistics import Group, Load, Statistics
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Timings, Token, Transcription, Utterance
+from deployments.transcription.utterance import SAMPLE_RATE, FinishReason, Timings, Token, Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -310,8 +311,8 @@ class Engine:
                 if isinstance(choice, Exception):
                     raise choice
                 sequence.append(*choice)
-                if sequence.answer[-1] in self._prompt.stop_ids or len(sequence.answer) == sequence.budget:
-                    _finish(sequence, self._prompt)
+                if (reason := _finish_reason(sequence, self._prompt)) is not None:
+                    _finish(sequence, self._prompt, reason)
                     ended.append(sequence)
             except Exception as error:
                 _fail(sequence.future, error, sequence.utterance)
@@ -370,6 +371,7 @@ class Engine:
             audio_tokens,
             budget=min(options.max_new_tokens or usual_budget, room),
             reader=AnswerReader(self._prompt, options),
+            loops=LoopDetector(utterance.duration) if options.loop_detection else None,
             generator=generator_for(options),
             openings=self._prompt.openings(options.languages) if options.languages and not options.language else [],
         )
@@ -379,13 +381,22 @@ class Engine:
             self.device_error = error
 
 
-def _finish(sequence: Sequence, prompt: Prompt) -> None:
+def _finish_reason(sequence: Sequence, prompt: Prompt) -> FinishReason | None:
+    """Why the answer has ended; None where it goes on."""
+    if sequence.answer[-1] in prompt.stop_ids:
+        return "stop"
+    if len(sequence.answer) == sequence.budget:
+        return "length"
+    return "repetition" if sequence.loops is not None and sequence.loops.found(sequence.answer) else None
+
+
+def _finish(sequence: Sequence, prompt: Prompt, reason: FinishReason) -> None:
     options, answer = sequence.utterance.options, sequence.answer
     language, text = prompt.read_answer(answer, forced_language=options.language)
     transcription = Transcription(
         text=text,
         language=language,
-        finish_reason="stop" if answer[-1] in prompt.stop_ids else "length",
+        finish_reason=reason,
         audio_tokens=sequence.audio_tokens,
         text_tokens=len(sequence.prompt_ids) - sequence.audio_tokens,
         output_tokens=len(answer),

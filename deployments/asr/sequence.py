@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from deployments.asr.answer import AnswerReader
+from deployments.asr.loops import LoopDetector
 from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription, Utterance
 
@@ -21,6 +22,8 @@ class Sequence:
     budget: int
     """Tokens its answer may have."""
     reader: AnswerReader
+    loops: LoopDetector | None = None
+    """Ends the answer where it goes round in circles; None lets it."""
     generator: torch.Generator | None = None
     """Random stream of its own, where it samples."""
     openings: list[list[int]] = field(default_factory=list)

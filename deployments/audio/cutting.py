@@ -2,8 +2,9 @@
 
 The rules, in their order:
 
-1. A recording that is not longer than the limit is one piece, as it is; it is none where nobody speaks in it.
-2. A longer one is cut in every pause of `LONG_PAUSE_S`, and what is silent in between is left out but for some padding.
+1. A recording that is not longer than the limit and has no pause of `LONG_PAUSE_S`, at its ends neither, is one piece,
+   as it is; it is none where nobody speaks in it.
+2. Any other is cut in every such pause, and what is silent in between is left out but for some padding.
 3. Speech that goes on beyond the limit is cut in the longest pause within reach: the last third of the piece, or else
    its second third.
 4. Speech without a pause there is cut in the middle of its quietest 100 ms in the last third.
@@ -21,7 +22,7 @@ from deployments.audio.speech import Listener, Span, SpeechFinder, SpeechOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 
 LONG_PAUSE_S = 3.0
-"""A pause that is not worth decoding; shorter ones are heard with the speech around them."""
+"""A pause that is better not decoded; shorter ones are heard with the speech around them."""
 
 _TRAILING_S = 0.3  # after speech, where breath and unvoiced endings are; before it the options say how much
 _QUIET_S = 0.1
@@ -89,9 +90,15 @@ class Cutter:
     def finish(self) -> list[Piece]:
         """End the recording; return its last pieces."""
         self._note(self._finder.finish())
-        if self._samples <= self._limit:
+        if self._samples <= self._limit and not self._has_long_pause():
             return [self._piece(0, self._samples, self._ended)] if self._ended else []
         return list(self._pieces(last=True))
+
+    def _has_long_pause(self) -> bool:
+        """Whether somebody speaks, but for so long nobody does: models invent speech there, or hear none anywhere."""
+        ends = [0, *(speech.end for speech in self._ended)]
+        starts = [*(speech.start for speech in self._ended), self._samples]
+        return any(start - end >= LONG_PAUSE_S * SAMPLE_RATE for end, start in zip(ends, starts, strict=True))
 
     def _note(self, spans: list[Span]) -> None:
         self._ended += [self._stretch(span) for span in spans]

@@ -137,6 +137,7 @@ class Ingress:
             window=settings.utterance_window,
             aligner=RemoteAligner(aligner) if aligner is not None else None,
             on_retry=self._metrics.piece_retried,
+            on_guard=self._metrics.guard_acted,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

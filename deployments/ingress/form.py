@@ -79,7 +79,7 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
         form: the parts of the request.
         served: the model that requests may name.
         settings: the language to force where the request names none, whether a URL may be sent, whether there is an
-            aligner.
+            aligner, and whether loops are stopped.
 
     Raises:
         InvalidRequest: a field is missing, invalid or not supported; `param` names it.
@@ -113,6 +113,7 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
         repetition_penalty=1.0 if penalty is None else penalty,
         max_new_tokens=_token_budget(form),
         logprobs=logprobs,
+        loop_detection=settings.loop_detection,
     )
     return TranscriptionRequest(source, options, speech, response_format, granularities, stream, _unknown_fields(form))
 

@@ -1,10 +1,12 @@
 """Answers are checked before they are believed: loops, answers that never ended, and context taken for speech.
 
-What is wrong is asked again once, under other conditions. Whatever was done is told in a warning and in the log.
+What is wrong is asked again once, under other conditions. Whatever was done is told in a warning and in the log, and
+counted by whoever observes.
 """
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -19,12 +21,18 @@ logger = logging.getLogger("ray.serve.asr")
 
 LOOP_REPEATS = 20
 """So often in a row is said by nobody: the threshold of the `qwen-asr` package."""
-PENALTY = 0.15
-"""Added to the repetition penalty of an utterance that went round in circles."""
+LOOP_PENALTY = 1.15
+"""Repetition penalty of an utterance that went round in circles."""
 MIN_CUT_S = 1.0
 """A shorter utterance is not cut again."""
 
+OnGuard = Callable[[WarningCode], None]
+"""Is told each thing that a guard did, by the code of its warning."""
+
 _LOOP_CHARS = 60  # longest pattern that is looked for: a sentence
+_CIRCLES = 4  # times that an answer which the engine stopped says the same: it found five of as many tokens at least
+_CIRCLE_CHARS = 1000
+_BLANK = re.compile(r"\s")
 _LOOP = re.compile(rf"(\S.{{0,{_LOOP_CHARS - 1}}}?)\1{{{LOOP_REPEATS - 1},}}", re.DOTALL)
 _MIN_ECHO_LETTERS = 4  # shorter ones occur in any prompt by chance
 _LIKE_ENOUGH = 0.5
@@ -45,6 +53,27 @@ def without_loops(text: str) -> str:
     return text
 
 
+def without_circle(text: str) -> str:
+    """The text with what it ends in, over and over, said once: for an answer that was stopped for that.
+
+    Of several patterns (zeros at the end of a number that is said again and again) it is the one that goes on longest.
+    """
+    longest, pattern = 0, 0
+    for period in range(1, min(_CIRCLE_CHARS, len(text) // _CIRCLES) + 1):
+        same = (_CIRCLES - 1) * period
+        if text[-same:] != text[-same - period : -period]:
+            continue
+        while same + period < len(text) and text[-same - 1] == text[-same - period - 1]:
+            same += 1
+        if same + period > longest:
+            longest, pattern = same + period, period
+    start = len(text) - longest
+    # What stands before the first word that is repeated may look like what stands before the others.
+    if start > 0 and (blank := _BLANK.search(text, start - 1, start + pattern)) is not None:
+        start = blank.end()
+    return text[: start + pattern].strip()
+
+
 def is_echo(text: str, prompt: str) -> bool:
     """Whether the text is nothing but a part of the prompt; false of a few letters."""
     said = _letters(text)
@@ -57,10 +86,16 @@ def may_become_echo(text: str, prompt: str) -> bool:
 
 
 class Guard:
-    """Transcribes pieces with a recognizer, and checks what it answers."""
+    """Transcribes pieces with a recognizer, and checks what it answers.
 
-    def __init__(self, recognizer: Recognizer):
+    Args:
+        recognizer: transcribes one piece.
+        on_guard: is told what was done.
+    """
+
+    def __init__(self, recognizer: Recognizer, on_guard: OnGuard = lambda _: None):
         self._recognizer = recognizer
+        self._on_guard = on_guard
 
     async def hear(self, piece: Piece, options: DecodingOptions) -> Heard:
         """Transcribe one piece.
@@ -76,26 +111,66 @@ class Guard:
         Raises:
             ServiceError: whatever the recognizer raises.
         """
-        warnings: list[TranscriptWarning] = []
-        if has_loop(answer.text):
-            answer = await self._out_of_loop(piece, options, answer)
-            warnings.append(_warning("repetition", piece, "The model repeated itself; it was asked again."))
-        if is_echo(answer.text, options.prompt):
-            answer, was_dropped = await self._without_echo(piece, options, answer)
-            if was_dropped:
-                warnings.append(_warning("prompt_echo", piece, "The model took the prompt for speech; it was ignored."))
-        if _ran_out(answer, options) and piece.end - piece.start >= MIN_CUT_S:
-            heard = await self._in_halves(piece, options)
-            return Heard(heard.parts, (*warnings, *heard.warnings))
-        return Heard((Part.of(piece, answer),), (*warnings, *exhausted(piece, answer)))
+        answer, warnings = await self._believed(piece, options, answer)
+        if not _ran_out(answer, options) or piece.end - piece.start < MIN_CUT_S:
+            return Heard((Part.of(piece, answer),), (*warnings, *self.exhausted(piece, answer)))
+        parts: list[Part] = []
+        warnings.append(self._warning("utterance_cut", piece, "The answer did not end; the piece was cut in two."))
+        for half in halve(piece):
+            if half.speech:
+                answer, more = await self._believed(half, options, await self._ask(half, options))
+                parts.append(Part.of(half, answer))
+                warnings += (*more, *self.exhausted(half, answer))
+        return Heard(tuple(parts), tuple(warnings))
+
+    def exhausted(self, piece: Piece, answer: Transcription) -> tuple[TranscriptWarning, ...]:
+        """The warning that an answer has no end, if it has none."""
+        if answer.finish_reason != "length":
+            return ()
+        warning = self._warning(
+            "token_budget_exhausted",
+            piece,
+            f"The text may be cut short: its budget of {answer.output_tokens} tokens ran out before it ended. "
+            "Send a larger max_new_tokens or a shorter recording.",
+        )
+        return (warning,)
+
+    def stopped(self, piece: Piece) -> tuple[TranscriptWarning, ...]:
+        """The warning that no more of a looping answer was told than had been told already."""
+        return (self._warning("repetition", piece, "The model repeated itself; the text is cut short there."),)
 
     async def _ask(self, piece: Piece, options: DecodingOptions) -> Transcription:
         return await self._recognizer.transcribe(utterance_of(piece, options))
 
+    async def _believed(
+        self, piece: Piece, options: DecodingOptions, answer: Transcription
+    ) -> tuple[Transcription, list[TranscriptWarning]]:
+        """An answer that neither loops nor echoes the prompt, and what was done for it."""
+        warnings: list[TranscriptWarning] = []
+        if is_looping(answer, options):
+            answer = await self._out_of_loop(piece, options, answer)
+            warnings.append(
+                self._warning(
+                    "repetition",
+                    piece,
+                    "The model went round in circles and was stopped; the text may be inaccurate there.",
+                )
+            )
+        if is_echo(answer.text, options.prompt):
+            answer, was_dropped = await self._without_echo(piece, options, answer)
+            if was_dropped:
+                message = "The model took the prompt for speech; it was ignored."
+                warnings.append(self._warning("prompt_echo", piece, message))
+        return answer, warnings
+
     async def _out_of_loop(self, piece: Piece, options: DecodingOptions, answer: Transcription) -> Transcription:
-        """The answer under a penalty for repetition; where that loops as well, either with its loops said once."""
-        again = await self._ask(piece, replace(options, repetition_penalty=options.repetition_penalty + PENALTY))
-        return again if not has_loop(again.text) else _collapsed(again)
+        """The answer under a penalty for repetition; where that loops as well, with its loops said once.
+
+        A penalty that the caller chose stands.
+        """
+        if options.repetition_penalty == DecodingOptions.repetition_penalty:
+            answer = await self._ask(piece, replace(options, repetition_penalty=LOOP_PENALTY))
+        return _collapsed(answer) if is_looping(answer, options) else answer
 
     async def _without_echo(
         self, piece: Piece, options: DecodingOptions, answer: Transcription
@@ -105,45 +180,28 @@ class Guard:
         Who says what the prompt says is heard without it as well, if perhaps in another spelling.
         """
         again = await self._ask(piece, replace(options, prompt=""))
+        if is_looping(again, options):
+            again = _collapsed(again)
         matcher = SequenceMatcher(None, _letters(answer.text), _letters(again.text), autojunk=False)
         if matcher.ratio() >= _LIKE_ENOUGH:
             return answer, False
         return again, True
 
-    async def _in_halves(self, piece: Piece, options: DecodingOptions) -> Heard:
-        """The answers to the two halves of a piece whose own answer did not end."""
-        parts: list[Part] = []
-        warnings = [_warning("utterance_cut", piece, "The answer did not end; the piece was cut in two.")]
-        for half in halve(piece):
-            if not half.speech:
-                continue
-            answer = await self._ask(half, options)
-            parts.append(Part.of(half, _collapsed(answer) if has_loop(answer.text) else answer))
-            warnings += exhausted(half, answer)
-        return Heard(tuple(parts), tuple(warnings))
+    def _warning(self, code: WarningCode, piece: Piece, message: str) -> TranscriptWarning:
+        told = f"{message} (From {piece.start:.1f} s to {piece.end:.1f} s.)"
+        logger.warning("guard %s: %s", code, told)
+        self._on_guard(code)
+        return TranscriptWarning(code, told)
+
+
+def is_looping(answer: Transcription, options: DecodingOptions) -> bool:
+    """Whether an answer was stopped for going round in circles, or should have been."""
+    return options.loop_detection and (answer.finish_reason == "repetition" or has_loop(answer.text))
 
 
 def utterance_of(piece: Piece, options: DecodingOptions) -> Utterance:
     """What the recognizer is asked to transcribe."""
     return Utterance(within_full_scale(piece.waveform), options)
-
-
-def exhausted(piece: Piece, answer: Transcription) -> tuple[TranscriptWarning, ...]:
-    """The warning that an answer has no end, if it has none."""
-    if answer.finish_reason == "stop":
-        return ()
-    warning = _warning(
-        "token_budget_exhausted",
-        piece,
-        f"The text may be cut short: its budget of {answer.output_tokens} tokens ran out before it ended. "
-        "Send a larger max_new_tokens or a shorter recording.",
-    )
-    return (warning,)
-
-
-def stopped(piece: Piece) -> TranscriptWarning:
-    """The warning that no more of a looping answer was told than had been told already."""
-    return _warning("repetition", piece, "The model repeated itself; the text is cut short there.")
 
 
 def _ran_out(answer: Transcription, options: DecodingOptions) -> bool:
@@ -153,13 +211,8 @@ def _ran_out(answer: Transcription, options: DecodingOptions) -> bool:
 
 def _collapsed(answer: Transcription) -> Transcription:
     """The answer with its loops said once. The tokens it was made of are not its text any more."""
-    return replace(answer, text=without_loops(answer.text), finish_reason="stop", tokens=())
-
-
-def _warning(code: WarningCode, piece: Piece, message: str) -> TranscriptWarning:
-    told = f"{message} (From {piece.start:.1f} s to {piece.end:.1f} s.)"
-    logger.warning("guard %s: %s", code, told)
-    return TranscriptWarning(code, told)
+    text = without_circle(answer.text) if answer.finish_reason == "repetition" else answer.text
+    return replace(answer, text=without_loops(text), finish_reason="stop", tokens=())
 
 
 def _letters(text: str) -> str:

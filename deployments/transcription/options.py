@@ -30,3 +30,5 @@ class DecodingOptions:
     """Token budget of the answer, or None for the one that grows with the seconds of audio."""
     logprobs: bool = False
     """Return the tokens of the text with their log probabilities."""
+    loop_detection: bool = True
+    """Stop an answer that goes round in circles, and ask again; False lets it go on until it ends."""

@@ -12,7 +12,7 @@ from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Listener, SpeechOptions
 from deployments.exceptions import ServiceUnavailable
 from deployments.transcription.alignment import Alignment
-from deployments.transcription.guards import Guard, exhausted, has_loop, may_become_echo, stopped, utterance_of
+from deployments.transcription.guards import Guard, OnGuard, has_loop, is_looping, may_become_echo, utterance_of
 from deployments.transcription.join import join_parts
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
@@ -41,6 +41,7 @@ class Transcriber:
         aligner: finds the words of a piece; None for no times of words.
         listen: makes what finds the speech in one recording.
         on_retry: is told why a piece is sent to the recognizer once more.
+        on_guard: is told what was done about answers that cannot be believed.
     """
 
     def __init__(
@@ -52,9 +53,10 @@ class Transcriber:
         aligner: Aligns | None = None,
         listen: Callable[[], Listener] = SileroVad,
         on_retry: Callable[[str], None] = lambda _: None,
+        on_guard: OnGuard = lambda _: None,
     ):
         self._recognizer = recognizer
-        self._guard = Guard(recognizer)
+        self._guard = Guard(recognizer, on_guard)
         self._alignment = Alignment(aligner)
         self._max_utterance_s = max_utterance_s
         self._window = window
@@ -157,11 +159,11 @@ class Transcriber:
         else:
             if turn.take_back():
                 heard = await self._guard.check(piece, options, answer)
-            elif has_stopped:
+            elif has_stopped or is_looping(answer, options):
                 kept = replace(answer, text=turn.told, tokens=turn.tokens, finish_reason="stop")
-                heard = Heard((Part.of(piece, kept),), (stopped(piece),))
+                heard = Heard((Part.of(piece, kept),), self._guard.stopped(piece))
             else:
-                heard = Heard((Part.of(piece, answer),), exhausted(piece, answer))
+                heard = Heard((Part.of(piece, answer),), self._guard.exhausted(piece, answer))
         turn.end(part.transcription for part in heard.parts)
         return heard
 
@@ -175,7 +177,7 @@ class Transcriber:
                     return item, has_stopped
                 text += item.text
                 unsure.append(item)
-                if len(text) >= checked + _LOOP_CHECK_CHARS:
+                if options.loop_detection and len(text) >= checked + _LOOP_CHECK_CHARS:
                     has_stopped, checked = has_stopped or has_loop(text), len(text)
                 if not has_stopped and not may_become_echo(text, options.prompt):
                     turn.say(unsure)

@@ -16,6 +16,10 @@ Waveform = NDArray[np.float32]
 """One mono recording at `SAMPLE_RATE`, shape `(samples,)`."""
 
 
+FinishReason = Literal["stop", "length", "repetition"]
+"""Why an answer ended: the model ended it, its token budget ran out, or it went round in circles and was stopped."""
+
+
 @dataclass(frozen=True, eq=False)
 class Utterance:
     """A waveform short enough to be decoded in one go, with its decoding options."""
@@ -69,8 +73,7 @@ class Transcription:
     text: str
     language: str | None
     """English name, forced or detected; None where the model heard no speech."""
-    finish_reason: Literal["stop", "length"]
-    """`length`: the token budget ran out before the model ended its answer."""
+    finish_reason: FinishReason
     audio_tokens: int
     text_tokens: int
     """Tokens of the prompt that are not audio."""

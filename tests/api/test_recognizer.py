@@ -1,7 +1,7 @@
 """The ASR deployment as a recognizer: its stream, over a handle that does what Ray's does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,74 @@ async def test_but_not_twice_and_not_in_the_middle(answers: list[list[Any]]) -> 
     with pytest.raises(ServiceUnavailable, match="The model is restarting"):
         await items_of(handle)
     assert handle.calls == len(answers)
+
+
+class Call:
+    """Like Ray's DeploymentResponse: an answer or an error; `hang` waits for ever."""
+
+    def __init__(self, outcome: Any) -> None:
+        self._outcome = outcome
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._get().__await__()
+
+    async def _get(self) -> Any:
+        if self._outcome == "hang":
+            await asyncio.Event().wait()
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        return self._outcome
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class CallHandle:
+    """A deployment handle whose calls end one after the other as `outcomes` say."""
+
+    def __init__(self, *outcomes: Any) -> None:
+        self.calls: list[Call] = []
+        self._outcomes = iter(outcomes)
+
+    @property
+    def transcribe(self) -> "CallHandle":
+        return self
+
+    def remote(self, utterance: Utterance) -> Call:
+        assert utterance is UTTERANCE
+        self.calls.append(Call(next(self._outcomes)))
+        return self.calls[-1]
+
+
+async def test_an_utterance_whose_replica_dies_is_sent_again_once() -> None:
+    handle = CallHandle(ActorDiedError(), END)
+    assert await RemoteRecognizer(handle).transcribe(UTTERANCE) == END
+    assert len(handle.calls) == 2
+
+
+async def test_but_not_a_third_time() -> None:
+    handle = CallHandle(ActorDiedError(), ActorDiedError(), END)
+    with pytest.raises(ServiceUnavailable, match="The model is restarting"):
+        await RemoteRecognizer(handle).transcribe(UTTERANCE)
+    assert len(handle.calls) == 2
+
+
+async def test_and_not_where_the_model_failed_on_it() -> None:
+    handle = CallHandle(task_error(EngineFailure("no")), END)
+    with pytest.raises(EngineFailure):
+        await RemoteRecognizer(handle).transcribe(UTTERANCE)
+    assert len(handle.calls) == 1
+
+
+async def test_who_leaves_frees_the_place_of_the_utterance() -> None:
+    handle = CallHandle("hang")
+    task = asyncio.ensure_future(RemoteRecognizer(handle).transcribe(UTTERANCE))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert handle.calls[0].cancelled
 
 
 async def _close(handle: Handle) -> None:

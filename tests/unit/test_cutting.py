@@ -18,10 +18,24 @@ def times(pieces: list[Piece]) -> list[tuple[float, float]]:
 
 
 def test_a_short_recording_is_one_piece_as_it_is() -> None:
-    waveform = recorded(2, 1, 5, 1, 2)
+    waveform = recorded(2.9, 1, 2.9, 1, 2.9)
     (piece,) = cut(waveform)
     assert np.array_equal(piece.waveform, waveform)
-    assert [(round(span.start, 1), round(span.end, 1)) for span in piece.speech] == [(2.0, 3.0), (8.0, 9.0)]
+    assert [(round(span.start, 1), round(span.end, 1)) for span in piece.speech] == [(2.9, 3.9), (6.8, 7.8)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ((20, 2), [(19.7, 22.0)]),
+        ((0, 2, 20), [(0.0, 2.3)]),
+        ((2, 1, 5, 1, 2), [(1.7, 3.3), (7.7, 9.3)]),
+    ],
+)
+def test_long_silence_is_left_out_of_a_short_one(
+    lengths: tuple[float, ...], expected: list[tuple[float, float]]
+) -> None:
+    assert times(cut(recorded(*lengths))) == expected
 
 
 @pytest.mark.parametrize("seconds", [0.1, 3, 30, 31, 100])

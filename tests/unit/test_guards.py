@@ -1,18 +1,32 @@
 """A recognizer that loops, echoes, never ends: what is believed of its answers, and what is told about it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from deployments.transcription.guards import has_loop, is_echo, without_loops
+from deployments.transcription.guards import has_loop, is_echo, without_circle, without_loops
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.listening import recorded, said
-from tests.unit.test_transcriber import FOUR_PIECES, FakeRecognizer, answer, number_of, stream, transcribe
+from tests.listening import blocks_of, recorded, said
+from tests.unit.test_transcriber import (
+    FOUR_PIECES,
+    SPEECH,
+    FakeRecognizer,
+    answer,
+    number_of,
+    stream,
+    transcribe,
+    transcriber_of,
+)
 
 LOOP = "Turn " + "on and " * 30 + "on"
+CIRCLE = "So. " + "The plane leaves at one. " * 5 + "The plane"
+"""Too few times for a loop, were it not for the engine, which knows that there was no time to say it."""
 
 
 class TestLoops:
@@ -76,11 +90,95 @@ class TestLoops:
         _, transcript = await stream(recognizer, FOUR_PIECES)
         assert transcript.text == "Number 0. Number 1. Again. Number 3."
 
+    async def test_that_come_again_under_the_callers_own_penalty_are_said_once(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer(LOOP))
+        transcript = await transcribe(recognizer, said(3), DecodingOptions(repetition_penalty=1.05))
+        assert transcript.text == "Turn on and"
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert [heard.options.repetition_penalty for heard in recognizer.heard] == [1.05]
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_are_let_where_the_service_does_not_look_for_them(self, streamed: bool) -> None:
+        recognizer, options = FakeRecognizer(lambda *_: answer(LOOP)), DecodingOptions(loop_detection=False)
+        if streamed:
+            _, transcript = await stream(recognizer, said(3), options)
+        else:
+            transcript = await transcribe(recognizer, said(3), options)
+        assert (transcript.text, transcript.warnings, len(recognizer.heard)) == (LOOP, (), 1)
+
     @staticmethod
     def say_with_one_loop(_: int, heard: Utterance) -> Transcription:
         if number_of(heard) != 2:
             return answer(f"Number {number_of(heard)}.")
         return answer("Again." if heard.options.repetition_penalty > 1 else LOOP)
+
+
+class TestStoppedAnswers:
+    """The engine stops what goes round in circles, and says so."""
+
+    async def test_are_asked_again_with_a_penalty(self) -> None:
+        recognizer = FakeRecognizer(
+            lambda number, _: answer(CIRCLE, finish_reason="repetition") if number == 0 else answer("So. It leaves.")
+        )
+        transcript = await transcribe(recognizer, said(3))
+        assert transcript.text == "So. It leaves."
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert [heard.options.repetition_penalty for heard in recognizer.heard] == [1.0, 1.15]
+
+    async def test_that_are_stopped_again_are_said_once(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer(CIRCLE, finish_reason="repetition"))
+        transcript = await transcribe(recognizer, said(3))
+        assert transcript.text == "So. The plane leaves at one."
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert len(recognizer.heard) == 2
+
+    async def test_what_a_stream_told_of_them_stands(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer(CIRCLE, finish_reason="repetition"))
+        deltas, transcript = await stream(recognizer, said(3))
+        assert "".join(delta.text for delta in deltas) == transcript.text == CIRCLE
+        assert [warning.code for warning in transcript.warnings] == ["repetition"]
+        assert len(recognizer.heard) == 1
+
+    async def test_that_were_not_told_yet_are_asked_again(self) -> None:
+        def say(_: int, heard: Utterance) -> Transcription:
+            if number_of(heard) == 2 and heard.options.repetition_penalty == 1:
+                return answer(CIRCLE, finish_reason="repetition")
+            return answer(f"Number {number_of(heard)}.")
+
+        recognizer = FakeRecognizer(say)
+        recognizer.may_speak[0] = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.2, recognizer.may_speak[0].set)
+        _, transcript = await stream(recognizer, FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+
+    @pytest.mark.parametrize(
+        ("stopped", "once"),
+        [
+            (CIRCLE, "So. The plane leaves at one."),
+            ("call 0000 " * 6 + "call 00", "call 0000"),
+            ("我" + "很好，" * 9, "我很好，"),
+            ("la " * 30, "la"),
+            ("It ends. Here.", "It ends. Here."),
+            ("", ""),
+        ],
+    )
+    def test_are_said_once(self, stopped: str, once: str) -> None:
+        assert without_circle(stopped) == once
+
+    @given(
+        before=st.text("abcd", max_size=30),
+        pattern=st.text("wxyz", min_size=1, max_size=40),
+        times=st.integers(5, 30),
+        rest=st.integers(0, 39),
+    )
+    def test_nothing_but_the_repetitions_is_lost(self, before: str, pattern: str, times: int, rest: int) -> None:
+        shortest = next(n for n in range(1, len(pattern) + 1) if pattern[:n] * (len(pattern) // n) == pattern)
+        assert without_circle(before + pattern * times + pattern[:rest]) == before + pattern[:shortest]
+
+    def test_long_ones_are_mended_quickly(self) -> None:
+        started = time.perf_counter()
+        assert len(without_circle("word " + "".join(map(str, range(2000))) * 5)) < 50_000
+        assert time.perf_counter() - started < 0.5
 
 
 class TestAnswersWithoutAnEnd:
@@ -102,6 +200,20 @@ class TestAnswersWithoutAnEnd:
         codes = [warning.code for warning in transcript.warnings]
         assert codes == ["utterance_cut", "token_budget_exhausted", "token_budget_exhausted"]
         assert len(recognizer.heard) == 3
+
+    async def test_halves_are_checked_as_the_whole_was(self) -> None:
+        def say(number: int, heard: Utterance) -> Transcription:
+            if number == 0:
+                return answer("It goes on and", finish_reason="length")
+            if heard.options.repetition_penalty > 1:
+                return answer("Again.")
+            return answer(LOOP, finish_reason="repetition") if number == 1 else answer("Half.")
+
+        guarded: list[str] = []
+        transcriber = transcriber_of(FakeRecognizer(say), guarded=guarded)
+        transcript = await transcriber.transcribe(blocks_of(recorded(0, 4, 1, 4)), DecodingOptions(), SPEECH)
+        assert transcript.text == "Again. Half."
+        assert guarded == [warning.code for warning in transcript.warnings] == ["utterance_cut", "repetition"]
 
     async def test_a_very_short_piece_is_not_cut(self) -> None:
         recognizer = FakeRecognizer(lambda *_: answer("On and on", finish_reason="length"))
@@ -166,3 +278,59 @@ class TestEchoes:
     )
     def test_are_parts_of_the_prompt(self, text: str, prompt: str, echoes: bool) -> None:
         assert is_echo(text, prompt) is echoes
+
+
+class TestWhatWasDone:
+    """Each thing that a guard does is told to whoever counts, and logged without a word of the text."""
+
+    @pytest.mark.parametrize(
+        ("finish_reason", "text", "code"),
+        [
+            ("repetition", CIRCLE, "repetition"),
+            ("length", "It goes on", "utterance_cut"),
+            ("stop", "Ada Lovelace", "prompt_echo"),
+        ],
+    )
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_is_counted_and_logged(
+        self, finish_reason: str, text: str, code: str, streamed: bool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        recognizer = FakeRecognizer(
+            lambda number, _: answer(text, finish_reason=finish_reason) if number == 0 else answer("Secret.")
+        )
+        guarded: list[str] = []
+        transcriber = transcriber_of(recognizer, guarded=guarded)
+        options = DecodingOptions(prompt="Ada Lovelace")
+        with caplog.at_level(logging.WARNING, "ray.serve.asr"):
+            if streamed:
+                items = [item async for item in transcriber.stream(blocks_of(said(3)), options, SPEECH)]
+                warnings = items[-1].warnings  # type: ignore[union-attr]
+            else:
+                warnings = (await transcriber.transcribe(blocks_of(said(3)), options, SPEECH)).warnings
+        if streamed and finish_reason == "length":
+            code = "token_budget_exhausted"  # it was told already and cannot be cut
+        assert guarded == [warning.code for warning in warnings] == [code]
+        (record,) = caplog.records
+        assert code in record.getMessage()
+        assert not any(word in record.getMessage() for word in (text, "Secret"))
+
+    async def test_is_nothing_where_nothing_is_wrong(self, caplog: pytest.LogCaptureFixture) -> None:
+        guarded: list[str] = []
+        transcriber = transcriber_of(FakeRecognizer(), guarded=guarded)
+        await transcriber.transcribe(blocks_of(FOUR_PIECES), DecodingOptions(prompt="Ada"), SPEECH)
+        assert guarded == []
+        assert caplog.records == []
+
+
+class TestNoLanguage:
+    async def test_where_the_model_hears_nobody_nothing_was_said(self) -> None:
+        def say(_: int, heard: Utterance) -> Transcription:
+            if number_of(heard) == 1:
+                return answer("", language=None)
+            return answer(f"Number {number_of(heard)}.")
+
+        transcript = await transcribe(FakeRecognizer(say), FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 2. Number 3."
+        assert transcript.language == "English"
+        assert all(segment.text for segment in transcript.segments)
+        assert transcript.warnings == ()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from benchmarks.hostile_sounds import SOUNDS
 from deployments.audio.decode import decode
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import FRAME, Span, SpeechFinder, SpeechOptions
@@ -112,6 +113,36 @@ def _chords(seconds: float) -> Waveform:
 )
 def test_nobody_speaks(make: Callable[[], Waveform]) -> None:
     assert find(make()) == []
+
+
+@pytest.mark.parametrize("sound", SOUNDS)
+def test_nobody_speaks_in_what_machines_and_instruments_sound_like(sound: str) -> None:
+    assert [find(SOUNDS[sound](np.random.default_rng(seed), 10)) for seed in range(4)] == [[]] * 4
+
+
+@pytest.mark.parametrize(("sound", "seed"), [("chords", 8), ("chords", 9), ("chords", 12), ("music", 7), ("music", 12)])
+def test_a_short_bit_of_music_that_is_a_little_like_speech_is_none(sound: str, seed: int) -> None:
+    waveform = SOUNDS[sound](np.random.default_rng(seed), 30)
+    assert SileroVad().push(waveform).max() > 0.85
+    assert find(waveform) == []
+
+
+@pytest.mark.parametrize(("seconds", "at_least"), [(0.15, 14), (0.25, 17), (0.4, 21)])
+def test_a_single_short_word_is_speech(seconds: float, at_least: int) -> None:
+    """Pieces of that length out of all recordings, which hold 22 sentences; some are the end of a word or a pause."""
+    rng, pause = np.random.default_rng(0), np.zeros(SAMPLE_RATE, np.float32)
+    found = 0
+    for recording in RECORDINGS:
+        waveform = read(recording)
+        start = rng.integers(8000, len(waveform) - 8000 - round(seconds * SAMPLE_RATE))
+        word = waveform[start : start + round(seconds * SAMPLE_RATE)]
+        fade = np.minimum(1, np.minimum(np.arange(len(word)), np.arange(len(word))[::-1]) / 160).astype(np.float32)
+        found += bool(find(np.concatenate([pause, word * fade, pause])))
+    assert found >= at_least
+
+
+def test_with_a_threshold_of_zero_all_is_speech_however_short() -> None:
+    assert len(find(noise(0.3, -30), options=SpeechOptions(threshold=0))) == 1
 
 
 def test_blocks_of_any_length_give_the_same_spans() -> None:

@@ -86,8 +86,10 @@ class FakeRecognizer:
         return said
 
 
-def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4) -> Transcriber:
-    return Transcriber(recognizer, max_utterance_s=30, window=window, listen=Loudness)
+def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4, guarded: list[str] | None = None) -> Transcriber:
+    """What its guards do is added to `guarded`."""
+    on_guard = guarded.append if guarded is not None else lambda _: None
+    return Transcriber(recognizer, max_utterance_s=30, window=window, listen=Loudness, on_guard=on_guard)
 
 
 async def transcribe(
@@ -122,7 +124,7 @@ class TestOneUtterance:
 
     async def test_it_is_sent_as_it_is(self) -> None:
         recognizer = FakeRecognizer()
-        waveform = recorded(3, 20, 4, 1, 2)
+        waveform = recorded(2, 20, 2.5, 1, 2)
         await transcribe(recognizer, waveform)
         assert np.array_equal(recognizer.heard[0].waveform, waveform)
 
@@ -255,7 +257,8 @@ class TestLongRecordings:
         recognizer = FakeRecognizer()
         recognizer.may_speak = {number: asyncio.Event() for number in range(4)}
         running = asyncio.create_task(transcribe(recognizer, FOUR_PIECES))
-        await asyncio.sleep(0.1)
+        while recognizer.running < 4:  # noqa: ASYNC110  # nothing tells
+            await asyncio.sleep(0.01)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
 
@@ -389,3 +390,78 @@ def test_one_that_is_cancelled_while_it_is_read_leaves_at_once(endless: Engine) 
         endless.step()
     assert not endless._reading
     assert len(endless._running) == 1
+
+
+class Scripted:
+    """In place of `sample`: each utterance gets the tokens that are written for it, one a step."""
+
+    def __init__(self, scripts: dict[Utterance, list[int]]):
+        self._scripts = scripts
+
+    def __call__(self, _: torch.Tensor, sequences: Any) -> tuple[list[int], list[float]]:
+        tokens = [self._scripts[sequence.utterance][len(sequence.answer)] for sequence in sequences]
+        return tokens, [-0.5] * len(tokens)
+
+
+@pytest.fixture
+def script(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Have the model say texts, and then end its answer."""
+
+    def have(said: dict[Utterance, str]) -> None:
+        encode, stop = engine._prompt._encode, engine._prompt.stop_ids[0]
+        scripts = {utterance: [*encode(text), stop] for utterance, text in said.items()}
+        monkeypatch.setattr("deployments.asr.engine.sample", Scripted(scripts))
+
+    return have
+
+
+def test_a_loop_is_stopped_and_its_neighbours_go_on(engine: Engine, script: Any) -> None:
+    looping, other = (
+        make_utterance(noise(20.0, seed=i), language="English", loop_detection=True, max_new_tokens=900) for i in (0, 1)
+    )
+    sentence = " ".join(f"Gate {number} is next to gate {number + 1}." for number in range(20))
+    script({looping: "Turn on" + " the light" * 300, other: sentence})
+    stopped, whole = _transcribed(engine.transcribe([looping, other]))
+    assert (stopped.finish_reason, whole.finish_reason) == ("repetition", "stop")
+    assert whole.text == sentence
+    per_repeat = len(engine._prompt._encode(" the light"))
+    assert 20 * per_repeat <= stopped.output_tokens <= 20 * per_repeat + 16
+    assert stopped.text.startswith("Turn on the light the light the light")
+
+
+def test_the_deltas_of_a_stopped_loop_join_to_its_text(engine: Engine, script: Any) -> None:
+    looping = make_utterance(noise(9.0), language="English", loop_detection=True, max_new_tokens=900, logprobs=True)
+    script({looping: "请" + "开灯" * 200})
+    told: list[Any] = []
+    request = Request(looping, on_delta=told.append)
+    engine.submit([request])
+    answer = request.future.result()
+    assert answer.finish_reason == "repetition"
+    assert "".join(delta.text for delta in told) == answer.text
+    assert tuple(token for delta in told for token in delta.tokens) == answer.tokens
+
+
+@pytest.mark.parametrize(
+    "said", ["no no no no", "No, no, no, no, no.", "哈哈哈哈", "0 0 0 0", "Go home. " * 3 + "Go home."]
+)
+def test_what_may_have_been_said_is_not_stopped(engine: Engine, script: Any, said: str) -> None:
+    utterance = make_utterance(noise(3.0), language="English", loop_detection=True)
+    script({utterance: said})
+    (answer,) = _transcribed(engine.transcribe([utterance]))
+    assert (answer.finish_reason, answer.text) == ("stop", said)
+
+
+def test_a_loop_is_let_where_the_request_says_so(engine: Engine, script: Any) -> None:
+    looping = make_utterance(noise(9.0), language="English", loop_detection=False, max_new_tokens=300)
+    script({looping: "on and " * 400})
+    (answer,) = _transcribed(engine.transcribe([looping]))
+    assert (answer.finish_reason, answer.output_tokens) == ("length", 300)
+
+
+def test_what_does_not_loop_is_decoded_as_ever(engine: Engine) -> None:
+    utterances = _utterances()
+    watched = [Utterance(each.waveform, replace(each.options, loop_detection=True)) for each in utterances]
+    expected = _transcribed(engine.transcribe(utterances))
+    for answer, free in zip(_transcribed(engine.transcribe(watched)), expected, strict=True):
+        assert free.text.startswith(answer.text)
+        assert answer.finish_reason == "repetition" or answer == pytest.approx(free)
