@@ -14,13 +14,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments.audio.decode import decode_blocks
 from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
+from deployments.ingress.capacity import Capacity
 from deployments.ingress.deadline import Deadline
+from deployments.ingress.disconnect import answer_nobody, while_connected
 from deployments.ingress.errors import ErrorMiddleware, answer_error
 from deployments.ingress.fetch import fetch as fetch_from_the_internet
 from deployments.ingress.form import requested_model, transcription_request
@@ -106,6 +109,7 @@ def create_app(
         fetch: gets the media file at a URL.
         write_request_id: see `RequestIdMiddleware`; False behind Ray Serve's proxy.
     """
+    capacity = Capacity(settings.max_concurrent_requests)
     threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -128,6 +132,7 @@ def create_app(
             ServiceError: answer_error,
             HTTPException: answer_error,
             RequestValidationError: answer_error,
+            ClientDisconnect: answer_nobody,
         },
     )
     openapi.describe(app, model, settings)
@@ -146,26 +151,31 @@ def create_app(
                     yield block
         await form.close()  # nobody needs the upload while the model finishes
 
+    async def answer(form: Form, stack: AsyncExitStack, deadline: Deadline) -> Response:
+        asked = transcription_request(form, model, settings)
+        recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
+        if asked.stream:
+            items = transcriber.stream(recording, asked.options, asked.speech)
+            return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
+        transcript = await transcriber.transcribe(recording, asked.options, asked.speech)
+        return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
+
     @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
-        async with AsyncExitStack() as stack:
+        deadline = Deadline(settings.request_timeout_s)
+        async with AsyncExitStack() as stack, deadline.enforced():
+            stack.enter_context(capacity.place())
             form = await stack.enter_async_context(read_form(request))
-            asked = transcription_request(form, model, settings)
-            deadline = Deadline(settings.request_timeout_s)
-            async with deadline.enforced():
-                recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
-                if asked.stream:
-                    items = transcriber.stream(recording, asked.options, asked.speech)
-                    return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
-                transcript = await transcriber.transcribe(recording, asked.options, asked.speech)
-        return render(transcript, asked.response_format, asked.warnings, logprobs=asked.options.logprobs)
+            return await while_connected(request.receive, answer(form, stack, deadline))
 
     @app.post("/v1/audio/translations")
     async def create_translation(request: Request) -> Response:
         """Refused: the model transcribes only, and a transcript must not pass for a translation."""
-        async with read_form(request) as form:
-            name = requested_model(form, model)
+        async with Deadline(settings.request_timeout_s).enforced():
+            with capacity.place():
+                async with read_form(request) as form:
+                    name = requested_model(form, model)
         raise InvalidRequest(
             f"The model '{name}' does not support translation.", param="model", code="unsupported_value"
         )

@@ -7,13 +7,13 @@ proxies from taking a long silence for a dead connection.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.ingress.deadline import Deadline
+from deployments.ingress.disconnect import disconnected, stop
 from deployments.ingress.errors import explain_error
 from deployments.ingress.formats import language_codes, logprobs_of, token_usage, warnings_header, warnings_list
 from deployments.transcription.transcript import Transcript, TranscriptWarning
@@ -64,7 +64,7 @@ class EventStream(Response):
         self._warnings = warnings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnect(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         frames = self._frames(gone, Request(scope))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -75,7 +75,7 @@ class EventStream(Response):
         finally:
             await frames.aclose()
             await self._items.aclose()
-            await _stop(gone)
+            await stop(gone)
 
     async def _frames(self, gone: asyncio.Future[None], request: Request) -> AsyncGenerator[bytes, None]:
         following: asyncio.Future[Delta | Transcript] | None = None
@@ -96,7 +96,7 @@ class EventStream(Response):
             yield _frame(body)
         finally:
             if following is not None:
-                await _stop(following)  # a generator cannot be closed while it runs
+                await stop(following)  # a generator cannot be closed while it runs
 
     async def _any_done(self, *futures: asyncio.Future) -> bool:
         """Wait for one of them; False when it is time for a sign of life.
@@ -127,15 +127,3 @@ class EventStream(Response):
 
 def _frame(content: dict) -> bytes:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-
-async def _disconnect(receive: Receive) -> None:
-    """Return when the client has gone. Ray's `receive` raises then, which is as good a sign."""
-    with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
-async def _stop(future: asyncio.Future) -> None:
-    future.cancel()
-    await asyncio.gather(future, return_exceptions=True)
