@@ -59,7 +59,7 @@ asr-ci: .venv/.dev  ## error rates and speed of the service on the demo recordin
 fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 	$(BIN)/python -m benchmarks.fuzz
 
-report: .venv/.dev  ## put the measured figures into docs/performance.md
+report: .venv/.dev  ## put the measured figures into docs/
 	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the other targets made, but no training data
