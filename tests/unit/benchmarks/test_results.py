@@ -43,7 +43,7 @@ def test_saving_and_rendering(tmp_path: Path) -> None:
 
 def test_a_result_without_a_place_is_told(tmp_path: Path) -> None:
     results.save("lost", "x", {}, COLUMNS, ROWS, to=tmp_path)
-    with pytest.raises(ValueError, match="no place for the result 'lost': add the lines <!-- results:lost -->"):
+    with pytest.raises(ValueError, match="has a place for the result 'lost': add the lines <!-- results:lost -->"):
         report.check_places([PAGE], report.saved(tmp_path))
 
 
