@@ -71,7 +71,7 @@ fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 hostile: .venv/.dev  ## send the service 200 recordings that make recognisers invent text
 	$(BIN)/python -m benchmarks.hostile
 
-report: .venv/.dev  ## put the measured figures into docs/performance.md
+report: .venv/.dev  ## put the measured figures into docs/
 	$(BIN)/python -m benchmarks.report
 
 clean:  ## remove what the other targets made, but no training data

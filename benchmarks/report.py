@@ -1,36 +1,28 @@
-"""Put the measured figures into `docs/performance.md`, each table between the two marks that name it.
+"""Put the measured figures into the pages of `docs/`, each table between the two marks that name it.
 
     python -m benchmarks.report
 
 The tables come from `benchmarks/results/*.json`, which the benchmarks write with `--save NAME`. Run it as often as you
-like: the same results give the same page.
+like: the same results give the same pages.
 """
 
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from benchmarks import results
 from benchmarks.results import Result
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+DOCS = Path(__file__).parents[1] / "docs"
+PAGES = (DOCS / "performance.md", DOCS / "scaling.md")
 NOT_MEASURED = "Not measured yet."
 
 _BLOCK = re.compile(r"<!-- results:(?P<name>[\w-]+) -->\n.*?<!-- end of results:(?P=name) -->", re.DOTALL)
 
 
 def render(page: str, measured: dict[str, Result]) -> str:
-    """The page with every table as measured.
-
-    Raises:
-        ValueError: the page has no place for one of them.
-    """
-    if homeless := sorted(measured.keys() - {block["name"] for block in _BLOCK.finditer(page)}):
-        name = homeless[0]
-        raise ValueError(
-            f"The page has no place for the result {name!r}: add the lines <!-- results:{name} --> and "
-            f"<!-- end of results:{name} --> where its table belongs."
-        )
+    """The page with every table as measured."""
 
     def fill(block: re.Match[str]) -> str:
         name = block["name"]
@@ -38,6 +30,21 @@ def render(page: str, measured: dict[str, Result]) -> str:
         return f"<!-- results:{name} -->\n{content}\n<!-- end of results:{name} -->"
 
     return _BLOCK.sub(fill, page)
+
+
+def check_places(pages: Iterable[str], measured: dict[str, Result]) -> None:
+    """Every result is shown on some page.
+
+    Raises:
+        ValueError: none has a place for one of them.
+    """
+    places = {block["name"] for page in pages for block in _BLOCK.finditer(page)}
+    if homeless := sorted(measured.keys() - places):
+        name = homeless[0]
+        raise ValueError(
+            f"No page has a place for the result {name!r}: add the lines <!-- results:{name} --> and "
+            f"<!-- end of results:{name} --> where its table belongs."
+        )
 
 
 def _written(result: Result) -> str:
@@ -55,11 +62,15 @@ def saved(folder: Path = results.FOLDER) -> dict[str, Result]:
 
 
 def main() -> None:
-    """Render the page in place."""
+    """Render the pages in place."""
+    pages = {path: path.read_text(encoding="utf-8") for path in PAGES}
+    measured = saved()
     try:
-        PAGE.write_text(render(PAGE.read_text(encoding="utf-8"), saved()), encoding="utf-8")
+        check_places(pages.values(), measured)
     except ValueError as error:
         sys.exit(str(error))
+    for path, page in pages.items():
+        path.write_text(render(page, measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

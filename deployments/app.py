@@ -10,7 +10,7 @@ from deployments.asr.checkpoint_files import check_files
 from deployments.asr.deployment import ASR
 from deployments.ingress.deployment import Ingress
 from deployments.served_model import ServedModel, aligner_checkpoint
-from deployments.settings import Settings
+from deployments.settings import MAX_AUTO_SLOTS, Settings
 
 
 def build(args: Settings) -> Application:
@@ -36,15 +36,21 @@ def wire(settings: Settings, asr: Any, aligner: Any = Aligner) -> Application:
     served_model = ServedModel.of(settings)
     check_files(served_model.checkpoint)
     num_gpus = _gpus_per_replica(settings)
-    asr = asr.options(ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus})
+    asr = asr.options(
+        ray_actor_options={"num_cpus": settings.num_cpus, "num_gpus": num_gpus},
+        max_ongoing_requests=_utterances_per_replica(settings, num_gpus),
+    )
+    # The application answers what is too much, in the shape that clients know. Beyond this bound Serve's proxy would
+    # let requests wait unseen, so it is out of reach: there is room for refusals, health checks and sessions.
+    ingress = Ingress.options(max_ongoing_requests=settings.max_concurrent_requests + 1000)  # type: ignore[attr-defined]
     without_secrets = settings.model_copy(update={"api_keys": ()})
-    # serve.deployment returns a Deployment, which a type checker cannot see through a class decorator.
-    return Ingress.bind(  # type: ignore[attr-defined]
+    bound: Application = ingress.bind(
         settings,
         served_model,
         asr.bind(without_secrets, served_model, num_gpus),
         _bind_aligner(without_secrets, aligner),
     )
+    return bound
 
 
 def _bind_aligner(settings: Settings, aligner: Any) -> Application | None:
@@ -56,6 +62,15 @@ def _bind_aligner(settings: Settings, aligner: Any) -> Application | None:
     resources = {"num_cpus": settings.aligner_num_cpus, "num_gpus": settings.aligner_num_gpus}
     bound: Application = aligner.options(ray_actor_options=resources).bind(settings, checkpoint)
     return bound
+
+
+def _utterances_per_replica(settings: Settings, num_gpus: float) -> int:
+    """Those that a replica decodes together, and some that wait to join them.
+
+    The others wait in the ingress, where a replica that is added, or has nothing to do, takes them at once.
+    """
+    slots = MAX_AUTO_SLOTS["cuda" if num_gpus else "cpu"] if settings.slots == "auto" else settings.slots
+    return slots + max(8, slots // 2)
 
 
 def _gpus_per_replica(settings: Settings) -> float:

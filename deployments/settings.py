@@ -25,6 +25,8 @@ from deployments.transcription.languages import resolve_language
 ENVIRONMENT_PREFIX = "ASR_"
 LONGEST_ALIGNED_S = 180.0
 """Seconds that a released forced aligner takes in one go; the released package cuts longer recordings."""
+MAX_AUTO_SLOTS = {"cpu": 16, "cuda": 256}
+"""`slots` where it is `auto` and there is memory enough."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|\*")
 
 
@@ -135,8 +137,14 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         default=540.0,
         gt=0,
-        description="Seconds a request may take before it is answered with a 504; below the 600 after which OpenAI's "
-        "SDKs give up and send the file again.",
+        description="Seconds a request may take, its upload included, before it is answered with a 504; below the 600 "
+        "after which OpenAI's SDKs give up and send the file again.",
+    )
+    max_concurrent_requests: int = Field(
+        default=256,
+        ge=1,
+        description="Requests that one ingress replica has in hand at a time, from the first byte of an upload to the "
+        "last of its answer. More are answered with a 429 and `Retry-After` before their upload is read.",
     )
     decode_threads: int = Field(
         default=4, ge=1, description="Recordings that one ingress replica decodes at the same time."

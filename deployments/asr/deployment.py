@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
+from ray.serve.config import BackpressureConfig
 
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
+from deployments.asr.workload import Workload
 from deployments.observation.recorders import EnginePublisher
 from deployments.observation.tracing import trace_stages
 from deployments.served_model import ServedModel
@@ -37,8 +39,8 @@ class BatchingConfig(BaseModel):
 
 @serve.deployment(
     name="ASR",
-    # Some batches' worth wait inside the replica, the rest in the router: from there the way is longer.
-    max_ongoing_requests=64,
+    # Where an operator bounds the queue in the ingress with max_queued_requests, what is more is answered with a 429.
+    backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
     health_check_period_s=5,
     graceful_shutdown_timeout_s=60,
 )
@@ -54,6 +56,7 @@ class ASR:
         self._preparation = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prepare")
         self._engine = _start_engine(settings, served_model, num_gpus)
         self._publisher = EnginePublisher(self._engine)
+        self._workload = Workload()
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take over batch size and wait while requests are running."""
@@ -68,13 +71,14 @@ class ASR:
             ServiceError: this utterance cannot be transcribed.
         """
         future: Future[Transcription] = Future()
-        try:
-            await self._submit(Request(utterance, future))
-            transcription = await asyncio.wrap_future(future)
-            trace_stages(utterance, transcription)
-            return transcription
-        finally:
-            future.cancel()  # frees its slot in the engine if the caller has gone
+        with self._workload.of(utterance):
+            try:
+                await self._submit(Request(utterance, future))
+                transcription = await asyncio.wrap_future(future)
+                trace_stages(utterance, transcription)
+                return transcription
+            finally:
+                future.cancel()  # frees its slot in the engine if the caller has gone
 
     async def transcribe_stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
         """Transcribe one utterance and tell its text as it is decoded.
@@ -93,15 +97,16 @@ class ASR:
 
         future: Future[Transcription] = Future()
         future.add_done_callback(lambda _: tell(None))
-        try:
-            await self._submit(Request(utterance, future, on_delta=tell))
-            while (delta := await told.get()) is not None:
-                yield delta
-            transcription: Transcription = await asyncio.wrap_future(future)
-            trace_stages(utterance, transcription)
-            yield transcription
-        finally:
-            future.cancel()
+        with self._workload.of(utterance):
+            try:
+                await self._submit(Request(utterance, future, on_delta=tell))
+                while (delta := await told.get()) is not None:
+                    yield delta
+                transcription: Transcription = await asyncio.wrap_future(future)
+                trace_stages(utterance, transcription)
+                yield transcription
+            finally:
+                future.cancel()
 
     async def ready(self) -> None:
         """Answer, if an utterance would be transcribed.
@@ -119,6 +124,10 @@ class ASR:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._preparation, self._engine.submit, requests)
         return [None] * len(requests)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Called by Serve where the deployment is autoscaled: what `deployments.autoscaling` goes by."""
+        return self._workload.report()
 
     def __del__(self) -> None:
         """Called by Serve when the replica has drained."""

@@ -9,9 +9,8 @@ from transformers import Qwen3Config
 
 from deployments.asr.cache import slot_bytes
 from deployments.exceptions import CheckpointError
-from deployments.settings import Settings
+from deployments.settings import MAX_AUTO_SLOTS, Settings
 
-MAX_AUTO_SLOTS = {"cpu": 16, "cuda": 256}
 """More rows than these make every one slower without making all of them faster."""
 KEPT_FOR_CACHE = 0.8
 """Share of the free memory that the cache may take; the rest is for activations."""

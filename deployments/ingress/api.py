@@ -14,13 +14,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments.audio.decode import decode_blocks
 from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
+from deployments.ingress.capacity import Capacity
 from deployments.ingress.deadline import Deadline
+from deployments.ingress.disconnect import answer_nobody, while_connected
 from deployments.ingress.errors import ErrorMiddleware, answer_error
 from deployments.ingress.fetch import fetch as fetch_from_the_internet
 from deployments.ingress.form import requested_model, transcription_request
@@ -127,6 +130,7 @@ def create_app(
     transcriber = RecordedTranscriber(transcriber)
     decode = recorded_decoding(decode)
     readiness = Readiness(check_model)
+    capacity = Capacity(settings.max_concurrent_requests)
     threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager
@@ -151,6 +155,7 @@ def create_app(
             ServiceError: answer_error,
             HTTPException: answer_error,
             RequestValidationError: answer_error,
+            ClientDisconnect: answer_nobody,
         },
     )
     openapi.describe(app, model, settings)
@@ -169,31 +174,34 @@ def create_app(
                     yield block
         await form.close()  # nobody needs the upload while the model finishes
 
+    async def answer(form: Form, stack: AsyncExitStack, deadline: Deadline) -> Response:
+        asked = transcription_request(form, model, settings)
+        current_record().response_format, current_record().stream = asked.response_format, asked.stream
+        recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
+        if asked.stream:
+            items = transcriber.stream(recording, asked.options, asked.speech)
+            return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
+        transcript = await transcriber.transcribe(recording, asked.options, asked.speech, words=asked.word_times)
+        with tracer.start_as_current_span("render"):
+            return render(transcript, asked)
+
     @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
-        async with AsyncExitStack() as stack:
+        deadline = Deadline(settings.request_timeout_s)
+        async with AsyncExitStack() as stack, deadline.enforced():
+            stack.enter_context(capacity.place())
             with tracer.start_as_current_span("receive"):
                 form = await stack.enter_async_context(read_form(request))
-                asked = transcription_request(form, model, settings)
-            current_record().response_format, current_record().stream = asked.response_format, asked.stream
-            deadline = Deadline(settings.request_timeout_s)
-            async with deadline.enforced():
-                recording = await stack.enter_async_context(aclosing(recording_of(asked.source, form)))
-                if asked.stream:
-                    items = transcriber.stream(recording, asked.options, asked.speech)
-                    return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
-                transcript = await transcriber.transcribe(
-                    recording, asked.options, asked.speech, words=asked.word_times
-                )
-        with tracer.start_as_current_span("render"):
-            return render(transcript, asked)
+            return await while_connected(request.receive, answer(form, stack, deadline))
 
     @app.post("/v1/audio/translations")
     async def create_translation(request: Request) -> Response:
         """Refused: the model transcribes only, and a transcript must not pass for a translation."""
-        async with read_form(request) as form:
-            name = requested_model(form, model)
+        async with Deadline(settings.request_timeout_s).enforced():
+            with capacity.place():
+                async with read_form(request) as form:
+                    name = requested_model(form, model)
         raise InvalidRequest(
             f"The model '{name}' does not support translation.", param="model", code="unsupported_value"
         )

@@ -110,8 +110,6 @@ class RemoteRecognizer:
 
 @serve.deployment(
     name="Ingress",
-    # Waiting requests cost little here; how many utterances wait is the ASR deployment's to bound.
-    max_ongoing_requests=1000,
     health_check_period_s=5,
     graceful_shutdown_timeout_s=60,
     ray_actor_options={"num_cpus": 0.5},

@@ -7,13 +7,13 @@ proxies from taking a long silence for a dead connection.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import suppress
 
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from deployments.ingress.deadline import Deadline
+from deployments.ingress.disconnect import disconnected, stop
 from deployments.ingress.errors import explain_error
 from deployments.ingress.formats import language_codes, logprobs_of, token_usage, warnings_header, warnings_list
 from deployments.observation.requests import current_record
@@ -47,7 +47,7 @@ async def open_stream(items: Items, deadline: Deadline, warnings: Sequence[Trans
         if first.done():
             first.result()
     except BaseException:
-        await _stop(first)
+        await stop(first)
         await items.aclose()
         raise
     return EventStream(first, items, deadline, warnings)
@@ -75,7 +75,7 @@ class EventStream(Response):
         self._warnings = warnings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.ensure_future(_disconnect(receive))
+        gone = asyncio.ensure_future(disconnected(receive))
         frames = self._frames(gone, Request(scope))
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -85,9 +85,9 @@ class EventStream(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             await frames.aclose()
-            await _stop(self._following)  # a generator cannot be closed while it runs
+            await stop(self._following)  # a generator cannot be closed while it runs
             await self._items.aclose()
-            await _stop(gone)
+            await stop(gone)
 
     async def _frames(self, gone: asyncio.Future[None], request: Request) -> AsyncGenerator[bytes, None]:
         try:
@@ -138,15 +138,3 @@ class EventStream(Response):
 
 def _frame(content: dict) -> bytes:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
-
-
-async def _disconnect(receive: Receive) -> None:
-    """Return when the client has gone. Ray's `receive` raises then, which is as good a sign."""
-    with suppress(Exception):
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-
-async def _stop(future: asyncio.Future) -> None:
-    future.cancel()
-    await asyncio.gather(future, return_exceptions=True)

@@ -23,8 +23,6 @@ from deployments.transcription.words import Aligns, WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
 
-MAX_REFUSALS = 10
-"""So often a piece of a recording waits for its place, once other pieces have been heard."""
 _LOOP_CHECK_CHARS = 40  # looking for loops after every token would take longer than the token
 
 Item = TypeVar("Item")
@@ -197,15 +195,14 @@ async def _pieces(recording: AsyncIterator[Waveform], cutter: Cutter) -> AsyncGe
 async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool, on_wait: Callable[[], None]) -> Heard:
     """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
 
-    The first piece is refused at once, so that callers learn soon that the service is full.
+    The first piece is refused at once, so that callers learn soon that the service is full. The others wait until there
+    is a place, or until the caller gives up, which a request does at its deadline.
     """
-    refusals = 0
     while True:
         try:
             return await ask()
         except ServiceUnavailable as error:
-            refusals += 1
-            if is_first or refusals > MAX_REFUSALS:
+            if is_first:
                 raise
             on_wait()
             logger.warning("no place for a piece of a long recording, waiting %d s", error.retry_after_s)

@@ -21,7 +21,7 @@ WAVEFORM = np.zeros(16_000, dtype=np.float32)
 
 
 async def _answer(handle: DeploymentHandle, prompt: str = "", seconds: float = 0.0) -> list[int]:
-    """Size of the group, pid, cancelled so far."""
+    """Size of the group, pid, others in the engine, cancelled so far."""
     options = DecodingOptions(prompt=prompt, temperature=seconds)
     transcription = await RemoteRecognizer(handle).transcribe(Utterance(WAVEFORM, options))
     return [int(word) for word in transcription.text.split()]

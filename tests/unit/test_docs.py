@@ -1,12 +1,15 @@
 """The documentation names what there is."""
 
+import inspect
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.asr.deployment import BatchingConfig
@@ -38,8 +41,12 @@ def test_links_within_the_repository_lead_somewhere(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_the_config_file_has_no_key_that_serve_would_ignore() -> None:
-    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+CONFIG_FILE = (ROOT / "serve_config.yaml").read_text(encoding="utf-8")
+
+
+def _check_config(text: str) -> dict[str, Any]:
+    """Hold a config file against what Serve and the application read of it; return its ASR deployment."""
+    config = yaml.safe_load(text)
     parsed = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
 
     def known(written: object, kept: object, path: str = "") -> None:
@@ -56,3 +63,24 @@ def test_the_config_file_has_no_key_that_serve_would_ignore() -> None:
     Settings.model_validate(application["args"])
     (asr,) = [deployment for deployment in application["deployments"] if deployment["name"] == "ASR"]
     BatchingConfig.model_validate(asr["user_config"])
+    return asr
+
+
+def test_the_config_file_has_no_key_that_serve_would_ignore() -> None:
+    assert _check_config(CONFIG_FILE)["num_replicas"] == 1, "one machine is not autoscaled"
+
+
+def test_the_autoscaling_block_can_be_pasted() -> None:
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    block = re.search(r"```yaml\n(      - name: ASR\n.*?)```", page, re.DOTALL)
+    assert block
+    asr = _check_config(CONFIG_FILE[: CONFIG_FILE.index("      - name: ASR")] + block[1])
+    written = asr["autoscaling_config"]
+    config = AutoscalingConfig.model_validate(written)
+    assert set(written) <= set(AutoscalingConfig.model_fields)
+    assert set(written["policy"]) <= set(AutoscalingPolicy.model_fields)
+    policy = config.policy.get_policy()
+    policy(**config.policy.policy_kwargs)
+    for name, parameter in inspect.signature(policy).parameters.items():
+        default = "" if parameter.default is parameter.empty else f"`{parameter.default}` "
+        assert f"| `{name}` | {default}|" in page

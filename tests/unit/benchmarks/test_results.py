@@ -20,10 +20,11 @@ text
 ROWS: list[list[Cell]] = [["concurrency 1", 32, 0.5], ["concurrency 8", 32, None]]
 
 
-def test_the_page_shows_what_was_saved() -> None:
+def test_the_pages_show_what_was_saved() -> None:
     """No figure in the documentation is written by hand: `python -m benchmarks.report` changes nothing."""
-    page = report.PAGE.read_text(encoding="utf-8")
-    assert report.render(page, report.saved()) == page
+    pages = [path.read_text(encoding="utf-8") for path in report.PAGES]
+    report.check_places(pages, report.saved())
+    assert [report.render(page, report.saved()) for page in pages] == pages
 
 
 def test_saving_and_rendering(tmp_path: Path) -> None:
@@ -42,8 +43,8 @@ def test_saving_and_rendering(tmp_path: Path) -> None:
 
 def test_a_result_without_a_place_is_told(tmp_path: Path) -> None:
     results.save("lost", "x", {}, COLUMNS, ROWS, to=tmp_path)
-    with pytest.raises(ValueError, match="no place for the result 'lost': add the lines <!-- results:lost -->"):
-        report.render("", report.saved(tmp_path))
+    with pytest.raises(ValueError, match="has a place for the result 'lost': add the lines <!-- results:lost -->"):
+        report.check_places([PAGE], report.saved(tmp_path))
 
 
 @pytest.mark.parametrize("row", [["too", "short"], ["not", "finite", float("nan")]])
