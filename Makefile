@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED ?= 0
 export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
 
 .PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz
-.PHONY: hostile report clean
+.PHONY: hostile report audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -74,12 +74,23 @@ hostile: .venv/.dev  ## send the service 200 recordings that make recognisers in
 report: .venv/.dev  ## put the measured figures into docs/
 	$(BIN)/python -m benchmarks.report
 
+audit: .build/audit/bin/pip-audit  ## look for known vulnerabilities in the pinned packages (needs the network)
+	@$< --vulnerability-service osv --requirement constraints.txt --no-deps --disable-pip --progress-spinner off \
+		2> .build/audit/log; code=$$?; \
+	if grep -q ConnectionError .build/audit/log; then echo "OSV, the database, cannot be reached: nothing was audited." >&2; \
+	else cat .build/audit/log >&2; fi; exit $$code
+
 clean:  ## remove what the other targets made, but no training data
 	rm -rf .venv .build .pytest_cache .mypy_cache .ruff_cache *.egg-info
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
+
+# In an environment of its own: what looks at the packages is none of them.
+.build/audit/bin/pip-audit: | .venv/bin/python
+	$(BIN)/python -m venv .build/audit
+	.build/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'
 
 # Stamps: an unchanged checkout is set up without touching the network.
 .venv/.serve: pyproject.toml constraints.txt | .venv/bin/python

@@ -7,6 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from deployments.audio import media, refusals, wav
+from deployments.audio.metered import Allowance
 from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 
 MIN_DURATION_S = 0.1
@@ -14,6 +15,9 @@ MIN_DURATION_S = 0.1
 
 BLOCK_S = 10
 """Seconds that are decoded at a time: what others wait for a thread, and what is judged together (`silero.py`)."""
+
+MAX_WORK_S = 20.0
+"""Processor seconds that the next block may take; recordings take some hundredths of a second."""
 
 
 def decode(source: BinaryIO, *, max_duration_s: float) -> Waveform:
@@ -45,20 +49,22 @@ def decode_blocks(source: BinaryIO, *, max_duration_s: float) -> Generator[Wavef
 
     Raises:
         InvalidAudio: the bytes are no media file, hold no sound, or sound that is too short, too long, cut off,
-            damaged or not finite. `deployments/audio/refusals.py` has all messages.
+            damaged or not finite, or too much work. `deployments/audio/refusals.py` has all messages.
 
     Blocks. Safe in several threads at once, each with its own `source`; the blocks of one may be drawn in any threads.
     """
     if source.seek(0, os.SEEK_END) == 0:
         raise refusals.empty()
+    allowance = Allowance(MAX_WORK_S)
     samples = 0
-    for block in _joined(_chunks(source, max_duration_s)):
+    for block in _joined(_chunks(source, max_duration_s, allowance)):
         samples += len(block)
         if samples < MIN_DURATION_S * SAMPLE_RATE:  # it is the last one
             break
         if not np.isfinite(block).all():
             raise refusals.not_finite()
         yield block
+        allowance.renew()
     if samples < MIN_DURATION_S * SAMPLE_RATE:
         raise refusals.too_short(MIN_DURATION_S)
 
@@ -69,10 +75,10 @@ def within_full_scale(waveform: Waveform) -> Waveform:
     return waveform / np.float32(peak) if peak > 1 else waveform
 
 
-def _chunks(source: BinaryIO, max_duration_s: float) -> Iterator[Waveform]:
+def _chunks(source: BinaryIO, max_duration_s: float, allowance: Allowance) -> Iterator[Waveform]:
     header = wav.read_header(source)
     if header is None or not header.is_plain:
-        yield from media.decode_track(source, max_duration_s)
+        yield from media.decode_track(source, max_duration_s, allowance)
         return
     if header.duration > max_duration_s:
         raise refusals.too_long(max_duration_s, duration_s=header.duration)

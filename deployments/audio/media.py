@@ -1,15 +1,18 @@
 """Sound out of media files with FFmpeg, which comes inside PyAV's wheel.
 
 FFmpeg is kept on a short lead. Only demuxers of media files are let near the bytes and no protocol is allowed, so that
-an uploaded playlist cannot make it open another file or address; only audio decoders run; and it decodes frame by frame
-into the resampler, so that memory is bounded by the longest waveform allowed, whatever a file unpacks to.
+an uploaded playlist cannot make it open another file or address; only audio decoders run; it decodes frame by frame
+into the resampler, with a limit on what it may allocate, so that memory does not grow with what a file unpacks to; and
+it is stopped when it computes for too long without a result (`metered.py`).
 """
 
+import ctypes
 import os
 from collections.abc import Iterator
 from typing import BinaryIO, Literal, cast
 
 import av
+import av._core
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
@@ -19,6 +22,7 @@ from av.stream import Disposition, Stream
 from numpy.typing import NDArray
 
 from deployments.audio import refusals
+from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
 from deployments.transcription.utterance import Waveform
@@ -37,7 +41,11 @@ _DECODERS = (
     "pcm_s16le pcm_s16le_planar pcm_s24be pcm_s24le pcm_s24le_planar pcm_s32be pcm_s32le pcm_s32le_planar pcm_s8 "
     "pcm_s8_planar pcm_u16be pcm_u16le pcm_u8 speex tta vorbis wavpack wmalossless wmapro wmav1 wmav2 wmavoice"
 )
+MAX_STREAMS = 100
+"""Video, sound, subtitles and attachments of one file. Matroska files with all their fonts stay below."""
+
 _OPTIONS = {
+    "max_streams": str(MAX_STREAMS + 1),  # further ones are ignored, not an error
     "format_whitelist": _DEMUXERS.replace(" ", ","),
     "codec_whitelist": _DECODERS.replace(" ", ","),
     "protocol_whitelist": "",
@@ -48,31 +56,40 @@ _FFMPEG_ERRORS = (av.FFmpegError, ValueError, ArithmeticError, LookupError, Memo
 _PACKETS_PER_S = 2_000
 """No encoder writes packets under a millisecond; a file of single samples would keep a thread busy for minutes."""
 
+_MAX_FRAME_VALUES = 2**23
+"""Samples of all channels together in one frame. The largest that encoders write have 1.2 million a channel (APE)."""
+
+_MAX_ALLOCATION_BYTES = 128 * 1024 * 1024
+"""Headers can be compressed and tell how large they are unpacked: a MOV file of 1 MB can ask for 2 GB. FFmpeg's own
+tables for a video of many hours need some ten MB."""
+
 _BLOCK = 16_384  # samples per channel that are mixed and resampled at a time
 
 _PLANES = 8
 """From so many planes on PyAV 18.1 reads pointers behind the end of FFmpeg's array of planes (`AudioFrame.planes`)."""
 
 av.logging.set_level(None)  # FFmpeg's own words help no caller and would fill the log
+# For every single allocation in the whole process. PyAV has no function for it; FFmpeg's is found through its module.
+ctypes.CDLL(av._core.__file__).av_max_alloc(ctypes.c_size_t(_MAX_ALLOCATION_BYTES))
 
 
-def decode_track(source: BinaryIO, max_duration_s: float) -> Iterator[Waveform]:
+def decode_track(source: BinaryIO, max_duration_s: float, allowance: Allowance) -> Iterator[Waveform]:
     """Decode the default or else first audio track of a media file, resampled to one mono waveform.
 
     Yields:
         It in chunks of any length, perhaps none; not checked for their range or for NaN.
 
     Raises:
-        InvalidAudio: no media, no sound, longer than `max_duration_s`, cut off or damaged.
+        InvalidAudio: no media, no sound, longer than `max_duration_s`, cut off, damaged, or too much work.
     """
     source.seek(0)
     try:
         # Tags in other encodings than UTF-8 are common, and of no interest.
-        with av.open(source, "r", options=_OPTIONS, metadata_errors="ignore") as container:
+        with av.open(MeteredFile(source, allowance), "r", options=_OPTIONS, metadata_errors="ignore") as container:
             track = _choose_track(container)
             promise = read_promise(container, track, source)
             _refuse_if_promised_too_long(promise, max_duration_s)
-            decoding = _Decoding(container, track, max_duration_s)
+            decoding = _Decoding(container, track, max_duration_s, allowance)
             yield from decoding.chunks()
             decoding.refuse_if_incomplete(promise, source)
     except _FFMPEG_ERRORS as error:
@@ -80,6 +97,8 @@ def decode_track(source: BinaryIO, max_duration_s: float) -> Iterator[Waveform]:
 
 
 def _choose_track(container: InputContainer) -> AudioStream:
+    if len(container.streams) > MAX_STREAMS:
+        raise refusals.unusual(f"more than {MAX_STREAMS} streams in one file")
     tracks = container.streams.audio
     if not tracks:
         raise refusals.no_track()
@@ -101,8 +120,9 @@ def _refuse_if_promised_too_long(promise: Promise | None, max_duration_s: float)
 class _Decoding:
     """One pass over a track, with the count of what was decoded, passed by and lost on the way."""
 
-    def __init__(self, container: InputContainer, track: AudioStream, max_duration_s: float):
+    def __init__(self, container: InputContainer, track: AudioStream, max_duration_s: float, allowance: Allowance):
         self._container = container
+        self._allowance = allowance
         self._track = track
         self._max_duration_s = max_duration_s
         self._decoded_s = 0.0
@@ -177,6 +197,7 @@ class _Decoding:
         """Demux the track. The other tracks pass by too, as their time stamps tell how far the file goes."""
         try:
             for packet in self._container.demux():
+                self._allowance.check()
                 self._note(packet)
                 if packet.stream is self._track:  # the last, empty packets have no index of their own
                     self._packet_count += 1
@@ -218,6 +239,8 @@ def _refuse_unusual(frame: AudioFrame) -> None:
         raise refusals.unusual(f"{frame.sample_rate} samples per second")
     if frame.layout.nb_channels > MAX_CHANNELS:
         raise refusals.unusual(f"{frame.layout.nb_channels} channels")
+    if frame.samples * frame.layout.nb_channels > _MAX_FRAME_VALUES:
+        raise refusals.unusual(f"frames of {frame.samples} samples")
 
 
 def _kind(frame: AudioFrame) -> tuple[int, str, int]:

@@ -25,6 +25,11 @@ def unusual(what: str) -> InvalidAudio:
     return _invalid(f"Audio with {what} is not supported. Convert it to 16 kHz mono, 16-bit WAV.")
 
 
+def too_much_work() -> InvalidAudio:
+    """A file that keeps a processor busy without giving sound."""
+    return _invalid("The audio takes too long to decode. Convert it to 16 kHz mono, 16-bit WAV.")
+
+
 def not_finite() -> InvalidAudio:
     """Float samples that are no numbers."""
     return _invalid("The audio contains samples that are NaN or infinite. Export it again, as 16-bit WAV for instance.")

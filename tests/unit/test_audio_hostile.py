@@ -1,10 +1,14 @@
 """Whatever bytes are sent: a sound waveform or a polite refusal, nothing opened, nothing printed, nothing exploding."""
 
+import ctypes
 import io
+import os
 import random
 import socket
 import struct
+import threading
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -13,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from deployments.audio import media
 from deployments.audio.decode import MIN_DURATION_S, decode
 from deployments.exceptions import InvalidAudio
 from deployments.transcription.utterance import SAMPLE_RATE
@@ -100,6 +105,27 @@ def test_picture_without_sound(kind: str) -> None:
     assert error.message == "The file has no audio track. Send a recording with sound."
 
 
+class OpenWatch:
+    """Counts how often a file is opened by anybody, in C as well: Linux' inotify."""
+
+    _IN_OPEN = 0x20
+
+    def __init__(self, path: Path):
+        libc = ctypes.CDLL(None, use_errno=True)
+        self._events = libc.inotify_init1(os.O_NONBLOCK)
+        assert libc.inotify_add_watch(self._events, str(path).encode(), self._IN_OPEN) >= 0
+
+    def count(self) -> int:
+        """Return how often since the last call; at most the latest of equal events in a row counts."""
+        try:
+            return len(os.read(self._events, 4096)) // 16
+        except BlockingIOError:
+            return 0
+
+    def close(self) -> None:
+        os.close(self._events)
+
+
 @pytest.fixture
 def sentinel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A good recording on the server's disk that no upload may reach."""
@@ -109,43 +135,98 @@ def sentinel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("reference", ["{path}", "file://{path}", "secret.wav", "file:secret.wav"])
-@pytest.mark.parametrize(
-    "playlist",
-    [
-        "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{reference}\n#EXT-X-ENDLIST\n",
-        "ffconcat version 1.0\nfile '{reference}'\n",
-        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\na=control:{reference}\n",
-        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
-        'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="audio/mp4"><Representation id="1" '
-        'bandwidth="1"><BaseURL>{reference}</BaseURL></Representation></AdaptationSet></Period></MPD>',
-        "[playlist]\nFile1={reference}\nNumberOfEntries=1\n",
-        "RTSPtext{reference}",
-    ],
+@pytest.fixture
+def opened(sentinel: Path) -> Iterator[OpenWatch]:
+    watch = OpenWatch(sentinel)
+    yield watch
+    watch.close()
+
+
+HLS = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1.0,\n{reference}\n#EXT-X-ENDLIST\n"
+HLS_OF_PLAYLISTS = "#EXTM3U\n#EXT-X-STREAM-INF:BANDWIDTH=1\n{reference}\n"
+HLS_WITH_KEY = (
+    '#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXT-X-KEY:METHOD=AES-128,URI="{reference}"\n'
+    '#EXT-X-MAP:URI="{reference}"\n#EXTINF:1.0,\n{reference}\n#EXT-X-ENDLIST\n'
 )
-def test_playlists_reach_no_file(playlist: str, reference: str, sentinel: Path) -> None:
+CONCAT = "ffconcat version 1.0\nfile '{reference}'\n"
+CONCAT_WITH_OPTION = "ffconcat version 1.0\nfile '{reference}'\noption protocol_whitelist file,http,tcp\n"
+SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 9 RTP/AVP 0\na=control:{reference}\n"
+DASH = (
+    '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+    'mediaPresentationDuration="PT1S"><Period><AdaptationSet mimeType="audio/mp4"><Representation id="1" '
+    'bandwidth="1"><BaseURL>{reference}</BaseURL></Representation></AdaptationSet></Period></MPD>'
+)
+IMF = (
+    '<?xml version="1.0"?><CompositionPlaylist xmlns="http://www.smpte-ra.org/schemas/2067-3/2016"><Id>urn:uuid:1</Id>'
+    "<SegmentList><Segment><Id>{reference}</Id></Segment></SegmentList></CompositionPlaylist>"
+)
+REFERRING = (
+    HLS, HLS_OF_PLAYLISTS, HLS_WITH_KEY, CONCAT, CONCAT_WITH_OPTION, SDP, DASH, IMF,
+    "[playlist]\nFile1={reference}\nNumberOfEntries=1\n",
+    "RTSPtext{reference}",
+    "{reference}",
+    '<asx version="3.0"><entry><ref href="{reference}"/></entry></asx>',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["{path}", "file://{path}", "secret.wav", "file:secret.wav", "concat:{path}|{path}", "subfile,,:{path}"],
+)
+@pytest.mark.parametrize("playlist", REFERRING)
+def test_playlists_reach_no_file(playlist: str, reference: str, sentinel: Path, opened: OpenWatch) -> None:
     error = outcome(playlist.format(reference=reference.format(path=sentinel)).encode())
     assert error is not None
     assert error.message.startswith("Audio file might be corrupted or unsupported")
+    assert opened.count() == 0
 
 
 @pytest.mark.usefixtures("sentinel")
-def test_ffmpeg_left_to_itself_would_follow_a_playlist() -> None:
-    with av.open(io.BytesIO(b"ffconcat version 1.0\nfile 'secret.wav'\n")) as container:
+def test_ffmpeg_left_to_itself_would_follow_a_playlist(opened: OpenWatch) -> None:
+    with av.open(io.BytesIO(CONCAT.format(reference="secret.wav").encode())) as container:
         assert container.streams.audio
+    assert opened.count() > 0
 
 
-def test_playlists_reach_no_address() -> None:
+@pytest.mark.parametrize(
+    "scheme", ["http", "https", "tcp", "tls", "rtmp", "rtsp", "ftp", "gopher", "concat:http", "hls+http"]
+)
+@pytest.mark.parametrize("playlist", REFERRING)
+def test_playlists_reach_no_address(playlist: str, scheme: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(0.2)
-        address = f"http://127.0.0.1:{server.getsockname()[1]}/a.ts"
-        for playlist in (
-            f"#EXTM3U\n#EXTINF:1,\n{address}\n#EXT-X-ENDLIST\n",
-            f"ffconcat version 1.0\nfile {address}\n",
-        ):
-            assert outcome(playlist.encode()) is not None
-        with pytest.raises(TimeoutError):
+        server.setblocking(False)
+        reference = f"{scheme}://127.0.0.1:{server.getsockname()[1]}/a.ts"
+        assert outcome(playlist.format(reference=reference).encode()) is not None
+        with pytest.raises(BlockingIOError):
             server.accept()
+
+
+def test_ffmpeg_left_to_itself_would_connect() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        callers: list[object] = []
+
+        def hang_up() -> None:
+            connection, caller = server.accept()
+            callers.append(caller)
+            connection.close()
+
+        answering = threading.Thread(target=hang_up)
+        answering.start()
+        playlist = CONCAT.format(reference=f"tcp://127.0.0.1:{server.getsockname()[1]}")
+        with pytest.raises(av.FFmpegError):
+            av.open(io.BytesIO(playlist.encode()), options={"protocol_whitelist": "tcp", "safe": "0"})
+        answering.join()
+        assert len(callers) == 1
+
+
+def test_no_demuxer_that_refers_to_elsewhere_is_let_near() -> None:
+    allowed = set(media._DEMUXERS.split())
+    assert allowed.isdisjoint(
+        {"applehttp", "concat", "dash", "ffmetadata", "hls", "image2", "image2pipe", "imf", "lavfi", "mpjpeg", "rtp"}
+        | {"rtsp", "sap", "sdp", "vobsub", "webm_dash_manifest"}
+    )
+    assert media._OPTIONS["protocol_whitelist"] == ""
 
 
 @pytest.mark.parametrize("kind", KINDS)

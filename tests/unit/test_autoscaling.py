@@ -90,7 +90,7 @@ def test_ray_finds_it_and_can_run_it_where_this_package_is_not() -> None:
 def test_the_load_of_a_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(workload_module.time, "monotonic", lambda: now)
-    load = Workload()
+    load = workload_module.Workload()
     with load.of(_utterance(1.5)), load.of(_utterance(0.1)):
         assert load.report() == {UTTERANCES: 2, AUDIO_S: pytest.approx(1.6), DONE_AUDIO_S_PER_S: 0.0}
     with pytest.raises(RuntimeError, match="lost"), load.of(_utterance(3.0)):
