@@ -22,6 +22,7 @@ from deployments.observation.tracing import tracer
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
+from deployments.transcription.words import WordTimes
 
 if TYPE_CHECKING:
     from deployments.ingress.api import Decodes, TranscribesRecordings
@@ -152,12 +153,12 @@ class RecordedTranscriber:
         self._transcriber = transcriber
 
     async def transcribe(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
+        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions, *, words: WordTimes
     ) -> Transcript:
         """As the transcriber's."""
         began_at = time.monotonic()
         with tracer.start_as_current_span("recognise"):
-            transcript = await self._transcriber.transcribe(recording, options, speech)
+            transcript = await self._transcriber.transcribe(recording, options, speech, words=words)
         _note_transcript(current_record(), transcript, began_at)
         return transcript
 

@@ -9,6 +9,7 @@ from ray import serve
 
 from deployments.asr.deployment import ASR
 from deployments.asr.request import Request
+from deployments.asr.workload import Workload
 from deployments.exceptions import InvalidAudio
 from deployments.transcription.utterance import Delta, Transcription
 

@@ -14,7 +14,7 @@ from deployments.asr import workload as workload_module
 from deployments.autoscaling import AUDIO_S, DONE_AUDIO_S_PER_S, UTTERANCES, AudioSecondsPolicy
 from deployments.transcription.utterance import SAMPLE_RATE, Utterance
 
-POLICY = {
+POLICY: dict[str, Any] = {
     "policy_function": "deployments.autoscaling:AudioSecondsPolicy",
     "policy_kwargs": {"audio_s_per_s": 10, "within_s": 10},
 }
