@@ -84,7 +84,8 @@ def telephone(rng: Generator, seconds: float) -> Waveform:
 def modem(rng: Generator, seconds: float) -> Waveform:
     """Bits as tones: a fax, a modem, or Morse code."""
     baud = rng.choice([15, 300, 1200])
-    bits = np.repeat(rng.integers(0, 2, round(seconds * baud) + 1), SAMPLE_RATE // baud)[: _samples(seconds)]
+    samples, each = _samples(seconds), SAMPLE_RATE // baud
+    bits = np.repeat(rng.integers(0, 2, samples // each + 1), each)[:samples]
     if baud == 15:
         return (_tone(np.full(len(bits), 700.0), 0.4) * bits).astype(np.float32)
     return _tone(np.where(bits, 1270.0, 1070.0), 0.4)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncGenerator, Generator
 from typing import Any, BinaryIO
 
@@ -110,7 +111,7 @@ async def test_all_utterances_of_who_hangs_up_are_given_up(
     await asyncio.wait_for(call.task, 5)
     assert recognizer.waiting == 0
     assert call.status == 499, "for the access log: nobody reads it"
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("stream", ["true", "false"])

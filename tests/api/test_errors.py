@@ -119,9 +119,8 @@ async def test_unexpected_errors_are_logged_and_not_told(service: Service, caplo
 
 
 async def test_what_clients_do_wrong_is_not_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, logger="ray.serve.asr"):
-        await service.transcribe(temperature="hot")
-    assert not caplog.records
+    await service.transcribe(temperature="hot")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("error", [ServiceUnavailable("The queue is full."), TooManyRequests("The queue is full.")])
@@ -130,7 +129,7 @@ async def test_overload_is_logged_without_traceback(
 ) -> None:
     service.transcriber.answer = error
     await service.transcribe()
-    [record] = caplog.records
+    [record] = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.levelno == logging.WARNING
     assert record.exc_info is None
 
