@@ -4,7 +4,7 @@ Free of Ray and torch: `deployment.py` runs it in a replica, the tests in millis
 """
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from typing import BinaryIO, Protocol
@@ -18,7 +18,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments.audio.decode import decode_blocks
-from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
 from deployments.ingress.capacity import Capacity
@@ -46,46 +45,13 @@ from deployments.observation.requests import (
 from deployments.observation.tracing import tracer
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
-from deployments.transcription.options import DecodingOptions
+from deployments.transcription.recordings import Decodes, TranscribesRecordings
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Delta, Waveform
-from deployments.transcription.words import WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
 
 _TOLD_TO_WEB_PAGES = ("x-request-id", "openai-processing-ms", "x-asr-warnings", "retry-after")
-
-
-class TranscribesRecordings(Protocol):
-    """What the routes need of `transcription.transcriber.Transcriber`."""
-
-    async def transcribe(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions, *, words: WordTimes
-    ) -> Transcript:
-        """Transcribe one recording of any length, drawn block by block.
-
-        Raises:
-            ServiceError: it cannot be transcribed, or not now; or what drawing it raises.
-        """
-        ...
-
-    def stream(
-        self, recording: AsyncIterator[Waveform], options: DecodingOptions, speech: SpeechOptions
-    ) -> AsyncGenerator[Delta | Transcript, None]:
-        """As `transcribe`, telling the text as it is decoded: any number of `Delta`, and last the `Transcript`."""
-        ...
-
-
-class Decodes(Protocol):
-    """What the routes need of `audio.decode.decode_blocks`: blocking, drawn in threads of its own."""
-
-    def __call__(self, source: BinaryIO, *, max_duration_s: float) -> Generator[Waveform, None, None]:
-        """Turn a media file into a waveform, block by block.
-
-        Raises:
-            InvalidAudio: there is none in it, or more than `max_duration_s` of it.
-        """
-        ...
 
 
 class Fetches(Protocol):

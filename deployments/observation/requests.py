@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from contextlib import aclosing, closing
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from opentelemetry import context as trace_context
 from opentelemetry import trace
@@ -20,12 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.audio.speech import SpeechOptions
 from deployments.observation.tracing import tracer
 from deployments.transcription.options import DecodingOptions
+from deployments.transcription.recordings import Decodes, TranscribesRecordings
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
 from deployments.transcription.words import WordTimes
-
-if TYPE_CHECKING:
-    from deployments.ingress.api import Decodes, TranscribesRecordings
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -149,7 +147,7 @@ class RecordMiddleware:
 class RecordedTranscriber:
     """A transcriber of recordings that notes in the record of the request, and as a span, what it does."""
 
-    def __init__(self, transcriber: "TranscribesRecordings") -> None:
+    def __init__(self, transcriber: TranscribesRecordings) -> None:
         self._transcriber = transcriber
 
     async def transcribe(
@@ -183,7 +181,7 @@ class RecordedTranscriber:
             span.end()
 
 
-def recorded_decoding(decode: "Decodes") -> "Decodes":
+def recorded_decoding(decode: Decodes) -> Decodes:
     """A decoder of media files that notes in the record of the request, and as a span, what it does."""
 
     def decode_recorded(source: BinaryIO, *, max_duration_s: float) -> Generator[Waveform, None, None]:
