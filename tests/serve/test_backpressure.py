@@ -102,19 +102,15 @@ async def test_a_client_that_hangs_up_frees_the_engine(
 async def test_clients_do_not_decide_how_long_they_may_take(deploy: Deploy, base_url: str) -> None:
     deploy(wire(Settings(request_timeout_s=2), FakeASR))
     async with httpx.AsyncClient(base_url=base_url, timeout=60) as client:
-        import time
-
-        t0 = time.time()
         for wanted in ("0", "600"):
             answer = await transcribe(client, wait=15, x_request_timeout_seconds=wanted)
-            print("T", time.time() - t0)
             assert answer.status_code == 504
             assert error_of(answer)["code"] == "deadline_exceeded"
             assert answer.headers["x-should-retry"] == "false"
-        # A client that wants less gets Serve's own answer, and hurts nobody but itself.
+        # A client that wants less gets Serve's own answer, in OpenAI's form, and hurts nobody but itself.
         impatient = await transcribe(client, wait=15, x_request_timeout_seconds="0.5")
-        print("T", time.time() - t0)
-        assert impatient.status_code == 408
+        assert impatient.status_code == 504
+        assert error_of(impatient)["message"]
         await engine_is_free(client)
 
 
