@@ -31,13 +31,13 @@ from deployments.ingress.keys import ApiKeyMiddleware
 from deployments.ingress.models import model_card
 from deployments.ingress.multipart import Form, quoted, read_form
 from deployments.ingress.readiness import Readiness
+from deployments.ingress.record import RecordMiddleware
 from deployments.ingress.recording import read_blocks
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.stream import open_stream
 from deployments.ingress.upload import UploadLimitMiddleware
 from deployments.observation.requests import (
     RecordedTranscriber,
-    RecordMiddleware,
     RequestRecord,
     current_record,
     recorded_decoding,

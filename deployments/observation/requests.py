@@ -6,16 +6,14 @@ note on the way does it there, and nothing is handed through.
 
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
-from contextlib import aclosing, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
+from contextlib import aclosing, closing, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from opentelemetry import context as trace_context
 from opentelemetry import trace
-from starlette._utils import get_route_path
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.audio.speech import SpeechOptions
 from deployments.observation.tracing import tracer
@@ -27,7 +25,6 @@ from deployments.transcription.words import WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
 
-TRANSCRIPTIONS = "/v1/audio/transcriptions"
 CLIENT_GONE = 499
 """What nginx and Ray Serve call the status of an answer that nobody waited for."""
 
@@ -61,87 +58,50 @@ def current_record() -> RequestRecord:
     return _current.get() or RequestRecord()
 
 
-class RecordMiddleware:
-    """Keeps a record of each transcription request, logs it when it has ended, and tells `on_end`.
+@contextmanager
+def keeping(record: RequestRecord) -> Iterator[None]:
+    """Make it the current record while the context lasts."""
+    token = _current.set(record)
+    try:
+        yield
+    finally:
+        _current.reset(token)
 
-    Args:
-        app: the application to wrap.
-        model: the served model's id.
-        on_end: is called once for each request, on the event loop.
-        log_transcripts: whether what was said may stand in the log.
-    """
 
-    def __init__(
-        self, app: ASGIApp, *, model: str, on_end: Callable[[RequestRecord], None], log_transcripts: bool = False
-    ) -> None:
-        self.app = app
-        self._model = model
-        self._on_end = on_end
-        self._log_transcripts = log_transcripts
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or get_route_path(scope) != TRANSCRIPTIONS:
-            await self.app(scope, receive, send)
-            return
-        state = scope.setdefault("state", {})
-        record = RequestRecord(request_id=state.get("request_id", "-"), model=self._model)
-        status = CLIENT_GONE
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            await send(message)
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif not message.get("more_body", False) and record.status == CLIENT_GONE:
-                record.status = status
-
-        began_at = time.monotonic()
-        token = _current.set(record)
-        try:
-            await self.app(scope, receive, send_noting_status)
-        except Exception:
-            record.status = 500
-            raise
-        finally:
-            _current.reset(token)
-            record.total_s = time.monotonic() - began_at
-            record.key = state.get("api_key_name")
-            self._log(record)
-            self._on_end(record)
-
-    def _log(self, record: RequestRecord) -> None:
-        fields: dict[str, Any] = {
-            "request_id": record.request_id,
-            "model": record.model,
-            "response_format": record.response_format,
-            "stream": record.stream,
-            "status": record.status,
-            "audio_seconds": round(record.audio_s, 3),
-            "media_decode_seconds": round(record.media_decode_s, 4),
-            "recognise_seconds": round(record.recognise_s, 4),
-            "total_seconds": round(record.total_s, 4),
-        }
-        if record.key is not None:
-            fields["key"] = record.key
-        if record.transcript is not None:
-            fields["language"] = record.transcript.language
-            fields["output_tokens"] = record.transcript.usage.output_tokens
-            fields["warnings"] = [warning.code for warning in record.transcript.warnings]
-            if self._log_transcripts:
-                fields["transcript"] = record.transcript.text
-        said = f": {record.transcript.text!r}" if self._log_transcripts and record.transcript is not None else ""
-        logger.info(
-            "transcription %d %s%s, %.2f s of audio in %.3f s (media %.3f s, recognition %.3f s)%s",
-            record.status,
-            record.response_format,
-            " stream" if record.stream else "",
-            record.audio_s,
-            record.total_s,
-            record.media_decode_s,
-            record.recognise_s,
-            said,
-            extra=fields,
-        )
+def log_request(record: RequestRecord, *, with_transcript: bool) -> None:
+    """Write the one line about a request that has ended; with what was said only where that may stand in a log."""
+    fields: dict[str, Any] = {
+        "request_id": record.request_id,
+        "model": record.model,
+        "response_format": record.response_format,
+        "stream": record.stream,
+        "status": record.status,
+        "audio_seconds": round(record.audio_s, 3),
+        "media_decode_seconds": round(record.media_decode_s, 4),
+        "recognise_seconds": round(record.recognise_s, 4),
+        "total_seconds": round(record.total_s, 4),
+    }
+    if record.key is not None:
+        fields["key"] = record.key
+    if record.transcript is not None:
+        fields["language"] = record.transcript.language
+        fields["output_tokens"] = record.transcript.usage.output_tokens
+        fields["warnings"] = [warning.code for warning in record.transcript.warnings]
+        if with_transcript:
+            fields["transcript"] = record.transcript.text
+    said = f": {record.transcript.text!r}" if with_transcript and record.transcript is not None else ""
+    logger.info(
+        "transcription %d %s%s, %.2f s of audio in %.3f s (media %.3f s, recognition %.3f s)%s",
+        record.status,
+        record.response_format,
+        " stream" if record.stream else "",
+        record.audio_s,
+        record.total_s,
+        record.media_decode_s,
+        record.recognise_s,
+        said,
+        extra=fields,
+    )
 
 
 class RecordedTranscriber:
