@@ -2,10 +2,9 @@
 
 import json
 import logging
-import os
 import random
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,8 @@ from tqdm import tqdm
 
 from benchmarks.demo_aligner.said import Times
 from benchmarks.demo_aligner.speech import Spoken, speak
-from benchmarks.demo_checkpoint.corpus import Clip, Job, sentence_jobs, word_jobs
-from benchmarks.demo_checkpoint.grammar import LANGUAGES, Split
+from benchmarks.demo_checkpoint.corpus import Clip, Job, missing_splits, write_index
+from benchmarks.demo_checkpoint.grammar import Split
 
 TRAIN_SENTENCES = 8_000  # per language: about 4 hours, besides the single words
 DEV_SENTENCES = 80  # per language
@@ -52,18 +51,12 @@ def speak_job(job: Job) -> Spoken | None:
 
 def build(folder: Path) -> None:
     """Speak whichever of the train and dev splits is missing in `folder`."""
-    counts: dict[Split, int] = {"dev": DEV_SENTENCES, "train": TRAIN_SENTENCES}
-    for split, count in counts.items():
-        if (folder / f"{split}.jsonl").exists():
-            continue
-        jobs = [job for language in LANGUAGES for job in sentence_jobs(language, split, count)]
-        if split == "train":
-            jobs += [job for language in LANGUAGES for job in word_jobs(language)]
+    for split, jobs in missing_splits(folder, {"dev": DEV_SENTENCES, "train": TRAIN_SENTENCES}):
         write(folder, split, jobs)
 
 
 def write(folder: Path, split: Split, jobs: list[Job]) -> None:
-    """Speak `jobs` on all cores into `folder`; the index comes last, so an interruption leaves no half corpus."""
+    """Speak `jobs` on all cores into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     random.Random(split).shuffle(jobs)
     clips: list[TimedClip] = []
@@ -77,9 +70,4 @@ def write(folder: Path, split: Split, jobs: list[Job]) -> None:
             audio.write(spoken.samples.tobytes())
             clips.append(TimedClip(start, length, job.text, job.voice.language, job.voice.name, spoken.times))
             start += length
-    index = folder / f"{split}.jsonl"
-    unfinished = index.with_suffix(".part")
-    with unfinished.open("w", encoding="utf-8") as lines:
-        for clip in clips:
-            lines.write(json.dumps(asdict(clip), ensure_ascii=False) + "\n")
-    os.replace(unfinished, index)
+    write_index(folder, split, clips)

@@ -3,7 +3,6 @@
 python -m benchmarks.demo_aligner.export
 """
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 from transformers import AutoProcessor
 
 from benchmarks.demo_aligner.model import build_model
+from benchmarks.demo_checkpoint.training import publish
 
 _ROOT = Path(__file__).resolve().parents[2]
 WORK = _ROOT / ".work" / "demo_aligner"
@@ -19,22 +19,14 @@ EXPORTED = _ROOT / "deployments" / "checkpoints" / "demo_aligner"
 
 
 def export() -> int:
-    """Write the averaged weights in bfloat16 with config and processor; returns the training step they are from.
-
-    Each file replaces its predecessor in one move, so a service that is starting reads old or new, never half.
-    """
+    """Write the averaged weights in bfloat16 with config and processor; returns the training step they are from."""
     state = torch.load(TRAINED, weights_only=True)
     processor = AutoProcessor.from_pretrained(WORK / "processor")
     model = build_model()
     model.load_state_dict(state["average"])
     fresh = WORK / "export"
     shutil.rmtree(fresh, ignore_errors=True)
-    model.to(torch.bfloat16).save_pretrained(fresh)
-    processor.save_pretrained(fresh)
-    EXPORTED.mkdir(parents=True, exist_ok=True)
-    for file in sorted(fresh.iterdir()):
-        file.chmod(0o644)  # safetensors writes for its owner only
-        os.replace(file, EXPORTED / file.name)
+    publish(model, processor, fresh, EXPORTED)
     return int(state["step"])
 
 

@@ -6,6 +6,7 @@ Running out of disk or being interrupted leaves no half corpus: the index is wri
 import json
 import os
 import random
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,13 +87,7 @@ def word_jobs(language: Language) -> list[Job]:
 
 def build(folder: Path) -> None:
     """Speak whichever of the train and dev splits is missing in `folder`."""
-    counts: dict[Split, int] = {"dev": DEV_SENTENCES, "train": TRAIN_SENTENCES}
-    for split, count in counts.items():
-        if (folder / f"{split}.jsonl").exists():
-            continue
-        jobs = [job for language in LANGUAGES for job in sentence_jobs(language, split, count)]
-        if split == "train":
-            jobs += [job for language in LANGUAGES for job in word_jobs(language)]
+    for split, jobs in missing_splits(folder, {"dev": DEV_SENTENCES, "train": TRAIN_SENTENCES}):
         write(folder, split, jobs)
 
 
@@ -109,9 +104,25 @@ def write(folder: Path, split: Split, jobs: list[Job]) -> None:
             audio.write(samples.tobytes())
             clips.append(Clip(start, len(samples), job.text, job.voice.language, job.voice.name))
             start += len(samples)
+    write_index(folder, split, clips)
+
+
+def write_index(folder: Path, split: Split, clips: Sequence[Clip]) -> None:
+    """The last thing written, so that an interruption leaves no half corpus."""
     index = folder / f"{split}.jsonl"
     unfinished = index.with_suffix(".part")
     with unfinished.open("w", encoding="utf-8") as lines:
         for clip in clips:
             lines.write(json.dumps(asdict(clip), ensure_ascii=False) + "\n")
     os.replace(unfinished, index)
+
+
+def missing_splits(folder: Path, sentences: dict[Split, int]) -> Iterator[tuple[Split, list[Job]]]:
+    """Whichever split of so many sentences a language is not in `folder` yet, with all that is to be spoken for it."""
+    for split, count in sentences.items():
+        if (folder / f"{split}.jsonl").exists():
+            continue
+        jobs = [job for language in LANGUAGES for job in sentence_jobs(language, split, count)]
+        if split == "train":
+            jobs += [job for language in LANGUAGES for job in word_jobs(language)]
+        yield split, jobs

@@ -9,14 +9,12 @@ kept in `.work/demo_checkpoint`; a training that was stopped goes on where it wa
 import argparse
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import jiwer
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn import functional
-from tqdm import tqdm
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from benchmarks.demo_checkpoint import corpus, decode, grammar
@@ -25,84 +23,52 @@ from benchmarks.demo_checkpoint.corpus import Corpus
 from benchmarks.demo_checkpoint.export import TRAINED, WORK, export
 from benchmarks.demo_checkpoint.grammar import LANGUAGES
 from benchmarks.demo_checkpoint.model import build_model, build_processor
-from benchmarks.demo_checkpoint.muon import Muon
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
+from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The knobs of one training run. The learning rate warms up, stays, and falls to zero over the last part."""
+class Recipe(Schedule):
+    """The knobs of this training."""
 
-    steps: int
-    seconds: float = 32.0  # audio per worker and step
-    warmup: int = 100
-    decay: float = 0.25
     muon_lr: float = 0.013
-    adam_lr: float = 2e-3
+    decay: float = 0.25
+    average: float = 0.99
+    save_every: int = 100
+    evaluate_every: int = 400
     ctc: float = 0.5
     text_from: int = 700  # the first steps train the encoder alone, at half the cost: nothing to read yet
     smoothing: float = 0.05
-    average: float = 0.99
-    clip: float = 1.0
-    save_every: int = 100
-    evaluate_every: int = 400
-
-    def rate(self, step: int) -> float:
-        """The share of the peak learning rate at a step: warm-up, constant, linear decay."""
-        remaining = (self.steps - step) / (self.decay * self.steps)
-        return max(0.0, min((step + 1) / self.warmup, 1.0, remaining))
 
 
 class Learner:
-    """Model, CTC head, optimisers and running average of one worker. All workers hold the same values."""
+    """Model and CTC head of one worker, and how they learn."""
 
     def __init__(self, processor: Qwen3ASRProcessor, units: CtcUnits, recipe: Recipe) -> None:
         torch.manual_seed(0)
         self.recipe = recipe
-        self.step = 0
         self.model: Qwen3ASRForConditionalGeneration = build_model(processor.tokenizer)
         self.model.train()
         self.ctc_head = torch.nn.Linear(self.model.config.audio_config.d_model, len(units))
-        parameters = [*self.model.parameters(), *self.ctc_head.parameters()]
-        # Gradients live in one buffer, so that workers average them in one message.
-        self._gradient = torch.zeros(sum(parameter.numel() for parameter in parameters))
-        sizes = [parameter.numel() for parameter in parameters]
-        for parameter, part in zip(parameters, self._gradient.split(sizes), strict=True):
-            parameter.grad = part.view_as(parameter)
-        hidden = [p for name, p in self.model.named_parameters() if p.ndim == 2 and "embed_tokens" not in name]
-        others = [p for p in parameters if not any(p is matrix for matrix in hidden)]
-        self._optimisers = [
-            Muon(hidden, lr=recipe.muon_lr),
-            torch.optim.AdamW(others, lr=recipe.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-        ]
-        self._peaks = [recipe.muon_lr, recipe.adam_lr]
-        self.average = {name: p.detach().clone() for name, p in self.model.named_parameters()}
+        self.learning = Learning(self.model, {"ctc_head": self.ctc_head}, recipe, plain=["embed_tokens"])
 
-    def learn(self, batch: Batch) -> tuple[float, float]:
-        """One optimiser step over all workers' batches; returns (cross-entropy, CTC) of this worker."""
-        self._gradient.zero_()
-        text_loss, ctc_loss = self._losses(batch)
-        (text_loss + self.recipe.ctc * ctc_loss).backward()
-        dist.all_reduce(self._gradient)
-        self._gradient /= dist.get_world_size()
-        norm = float(self._gradient.norm())
-        if norm > self.recipe.clip:
-            self._gradient *= self.recipe.clip / norm
-        for optimiser, peak in zip(self._optimisers, self._peaks, strict=True):
-            for group in optimiser.param_groups:
-                group["lr"] = peak * self.recipe.rate(self.step)
-            optimiser.step()
-        self.step += 1
-        # A short memory at first, or the average would still hold the random start.
-        keep = min(self.recipe.average, self.step / (self.step + 10))
-        for name, parameter in self.model.named_parameters():
-            self.average[name].lerp_(parameter.detach(), 1 - keep)
-        return text_loss.item(), ctc_loss.item()
+    def learn(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step over all workers' batches; returns the cross-entropy and CTC of this worker."""
+        losses: list[torch.Tensor] = []
+
+        def loss() -> torch.Tensor:
+            text, ctc = self._losses(batch)
+            losses.extend([text, ctc])
+            return text + self.recipe.ctc * ctc
+
+        self.learning.update(loss)
+        text, ctc = losses
+        return {"loss": text.item(), "ctc": ctc.item()}
 
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         audio = self.model.model.get_audio_features(batch.mel, batch.mask, cu_seqlens=batch.windows)
         ctc_loss = self._ctc_loss(audio.last_hidden_state, batch)
-        if self.step < self.recipe.text_from:
+        if self.learning.step < self.recipe.text_from:
             return torch.zeros(()), ctc_loss
         embed = self.model.get_input_embeddings()
         total = torch.zeros(())
@@ -133,29 +99,11 @@ class Learner:
             zero_infinity=True,
         )
 
-    def state(self) -> dict[str, object]:
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "ctc_head": self.ctc_head.state_dict(),
-            "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
-            "average": self.average,
-        }
-
-    def restore(self, path: Path) -> None:
-        state = torch.load(path, weights_only=True)
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.ctc_head.load_state_dict(state["ctc_head"])
-        for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.average = state["average"]
-
 
 def averaged_model(learner: Learner, processor: Qwen3ASRProcessor) -> Qwen3ASRForConditionalGeneration:
     """A copy of the model with the averaged weights."""
     model = build_model(processor.tokenizer)
-    model.load_state_dict(learner.average, strict=False)
+    model.load_state_dict(learner.learning.average, strict=False)
     model.tie_weights()
     return model.eval()
 
@@ -179,40 +127,20 @@ def dev_errors(learner: Learner, processor: Qwen3ASRProcessor, dev: Corpus) -> s
     return f"WER {english:.1f} % CER {chinese:.1f} % language {language:.1f} %"
 
 
-def save(learner: Learner, path: Path) -> None:
-    """Write beside, then replace: a checkpoint on disk is always whole."""
-    unfinished = path.with_suffix(".part")
-    torch.save(learner.state(), unfinished)
-    os.replace(unfinished, path)
-
-
 def work(rank: int, world: int, recipe: Recipe) -> None:
     """One worker process."""
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{WORK / 'rendezvous'}", rank=rank, world_size=world)
+    begin(WORK, rank, world)
     processor = AutoProcessor.from_pretrained(WORK / "processor")
     units = CtcUnits()
     learner = Learner(processor, units, recipe)
-    if TRAINED.exists():
-        learner.restore(TRAINED)
     batches = Batches(Corpus(WORK / "corpus", "train"), processor, units, recipe.seconds, Mix())
     dev = Corpus(WORK / "corpus", "dev")
-    bar = tqdm(total=recipe.steps, initial=learner.step, disable=rank != 0, mininterval=10, desc="train")
-    text, ctc, first = 0.0, 0.0, learner.step
-    while learner.step < recipe.steps:
-        losses = learner.learn(batches.batch(learner.step, rank))
-        memory = min(0.95, 1 - 1 / (learner.step - first))
-        text, ctc = memory * text + (1 - memory) * losses[0], memory * ctc + (1 - memory) * losses[1]
-        bar.set_postfix_str(f"loss {text:.3f} ctc {ctc:.3f}", refresh=False)
-        bar.update()
-        last = learner.step == recipe.steps
-        if rank == 0 and (last or learner.step % recipe.save_every == 0):
-            save(learner, TRAINED)
-        if last or learner.step % recipe.evaluate_every == 0:
-            errors = dev_errors(learner, processor, dev)
-            if rank == 0:
-                bar.write(f"step {learner.step} loss {text:.3f} ctc {ctc:.3f} {errors}")
-    dist.destroy_process_group()
+    run(
+        learner.learning,
+        lambda step: learner.learn(batches.batch(step, rank)),
+        lambda: dev_errors(learner, processor, dev),
+        TRAINED,
+    )
 
 
 def main() -> None:
