@@ -7,7 +7,6 @@ Aligns with the service's own aligner. Prints one line per group of recordings a
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -20,10 +19,10 @@ from benchmarks import results
 from benchmarks.demo_aligner import testset
 from benchmarks.demo_aligner.export import EXPORTED
 from benchmarks.demo_aligner.scoring import Score, align, errors_of
+from benchmarks.demo_checkpoint.card import write_metrics
 from benchmarks.demo_checkpoint.grammar import Language
 from deployments.aligner.checkpoint import load_aligner
 
-TABLE_START, TABLE_END = "<!-- metrics -->", "<!-- end of metrics -->"
 GOAL_MS = 60.0
 """Mean absolute error that unseen sentences of trained voices must stay within."""
 
@@ -66,18 +65,6 @@ def table(scores: Iterable[Score]) -> str:
     return "\n".join(lines)
 
 
-def write(scores: list[Score], checkpoint: Path) -> None:
-    """`metrics.json`, and the table between its two marks in the model card if there is one."""
-    metrics = [asdict(line) for line in scores]
-    (checkpoint / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    card = checkpoint / "README.md"
-    if not card.exists():
-        return
-    before, _, rest = card.read_text(encoding="utf-8").partition(TABLE_START)
-    _, _, after = rest.partition(TABLE_END)
-    card.write_text(f"{before}{TABLE_START}\n{table(scores)}\n{TABLE_END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
@@ -88,7 +75,7 @@ def main() -> None:
     scores = evaluate(arguments.checkpoint, arguments.sentences)
     print(table(scores))
     print(f"{time.monotonic() - began:.0f} s")
-    write(scores, arguments.checkpoint)
+    write_metrics(arguments.checkpoint, [asdict(line) for line in scores], table(scores))
     if arguments.save:
         groups = [line for line in scores if not line.group.startswith("voice ")]
         columns = list(asdict(scores[0]))

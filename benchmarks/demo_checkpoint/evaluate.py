@@ -8,7 +8,6 @@ and keeps the groups under `--save NAME` for docs/performance.md. Needs flite an
 """
 
 import argparse
-import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
@@ -21,6 +20,7 @@ import torch
 
 from benchmarks import results
 from benchmarks.demo_checkpoint import grammar, testset
+from benchmarks.demo_checkpoint.card import write_metrics
 from benchmarks.demo_checkpoint.decode import Answer
 from benchmarks.demo_checkpoint.export import EXPORTED, WORK
 from benchmarks.demo_checkpoint.grammar import Language
@@ -29,8 +29,6 @@ from deployments.asr.checkpoint import load
 from deployments.asr.engine import Engine
 from deployments.asr.linear import Quantization, pack
 from deployments.transcription.utterance import Utterance
-
-TABLE_START, TABLE_END = "<!-- metrics -->", "<!-- end of metrics -->"
 
 
 @dataclass(frozen=True)
@@ -108,18 +106,6 @@ def table(scores: Iterable[Score]) -> str:
     return "\n".join(lines)
 
 
-def write(scores: list[Score], checkpoint: Path) -> None:
-    """`metrics.json`, and the table between its two marks in the model card if there is one."""
-    metrics = [asdict(line) for line in scores]
-    (checkpoint / "metrics.json").write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
-    card = checkpoint / "README.md"
-    if not card.exists():
-        return
-    before, _, rest = card.read_text(encoding="utf-8").partition(TABLE_START)
-    _, _, after = rest.partition(TABLE_END)
-    card.write_text(f"{before}{TABLE_START}\n{table(scores)}\n{TABLE_END}{after}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
@@ -132,7 +118,7 @@ def main() -> None:
     print(table(scores))
     print(f"{time.monotonic() - began:.0f} s")
     if arguments.quantization == "none":
-        write(scores, arguments.checkpoint)
+        write_metrics(arguments.checkpoint, [asdict(line) for line in scores], table(scores))
     if arguments.save:
         columns = ["recordings", "language", "clips", "error rate %", "language right %"]
         rows = [list(asdict(line).values()) for line in scores if not line.group.startswith("voice ")]

@@ -1,8 +1,6 @@
 """More requests than the service takes, clients that hang up, and what clients may not decide: over HTTP, with Ray."""
 
 import asyncio
-import io
-import wave
 from collections.abc import Callable
 
 import httpx
@@ -12,6 +10,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
+from benchmarks.clips import noise
 from deployments.app import wire
 from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import TooManyRequests
@@ -30,18 +29,6 @@ PLACES = 6
 UTTERANCE_S = 5
 
 
-def recording(seconds: float) -> bytes:
-    """A WAV file of noise."""
-    samples = np.random.default_rng(0).normal(0, 3000, round(seconds * SAMPLE_RATE)).astype("<i2")
-    file = io.BytesIO()
-    with wave.open(file, "wb") as writer:
-        writer.setnchannels(1)
-        writer.setsampwidth(2)
-        writer.setframerate(SAMPLE_RATE)
-        writer.writeframes(samples.tobytes())
-    return file.getvalue()
-
-
 async def transcribe(
     client: httpx.AsyncClient, *, wait: float = 0, seconds: float = 1, stream: bool = False, **headers: str
 ) -> httpx.Response:
@@ -52,7 +39,7 @@ async def transcribe(
         "chunking_strategy": '{"type":"server_vad","threshold":0}',
     }
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
-    return await client.post(TRANSCRIPTIONS, data=fields, files={"file": recording(seconds)}, headers=sent)
+    return await client.post(TRANSCRIPTIONS, data=fields, files={"file": noise(seconds, seed=0).upload}, headers=sent)
 
 
 async def others(client: httpx.AsyncClient) -> int:
