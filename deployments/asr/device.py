@@ -71,6 +71,20 @@ def choose_admission(settings: Settings, device: torch.device) -> float:
     return 600.0 if device.type == "cuda" else 10.0
 
 
+def choose_piece(dtype: torch.dtype, device: torch.device) -> int:
+    """Tokens of a prompt that are read along with one decode step, where others are running; 0 for whole prompts.
+
+    They share the step's pass over the weights, and delay it. A CPU that computes in float32 streams weights while its
+    arithmetic units idle: 32 tokens fill them, and delay a step by less than half a second at the size of
+    Qwen3-ASR-0.6B. One that multiplies bfloat16 is six times as fast in arithmetic, and what a step costs besides its
+    products weighs more: the prompt of 10 s of audio goes at once, in about as long. A GPU reads whole prompts in the
+    time of a step or two.
+    """
+    if device.type == "cuda":
+        return 0
+    return 32 if dtype == torch.float32 else 160
+
+
 def choose_slots(settings: Settings, config: Qwen3Config, dtype: torch.dtype, device: torch.device, gpus: float) -> int:
     """Slots of the cache, once the model is loaded: those that were set, or as many as the free memory holds.
 

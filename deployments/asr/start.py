@@ -11,6 +11,7 @@ from deployments.asr.device import (
     choose_attention,
     choose_device,
     choose_dtype,
+    choose_piece,
     choose_slots,
     choose_threads,
     free_bytes,
@@ -20,10 +21,6 @@ from deployments.asr.linear import pack
 from deployments.exceptions import CheckpointError
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
-
-PIECE_TOKENS = 32
-"""On a CPU: so many tokens share a decode step's pass over the weights and keep its arithmetic units busy, yet delay
-it by less than half a second at the size of Qwen3-ASR-0.6B. A GPU reads whole prompts in the time of a step or two."""
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -51,7 +48,7 @@ def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float)
         slots=slots,
         slot_tokens=settings.slot_tokens,
         admission_s=choose_admission(settings, device),
-        piece_tokens=PIECE_TOKENS if device.type == "cpu" else 0,
+        piece_tokens=choose_piece(dtype, device),
         graphs=device.type == "cuda" and settings.cuda_graphs,
     )
     engine.warm_up()

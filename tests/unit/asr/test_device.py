@@ -11,7 +11,7 @@ from transformers import Qwen3Config
 
 from deployments.asr import device as module
 from deployments.asr.cache import SlotCache, slot_bytes
-from deployments.asr.device import choose_device, choose_slots, choose_threads
+from deployments.asr.device import choose_device, choose_piece, choose_slots, choose_threads
 from deployments.exceptions import CheckpointError
 from deployments.settings import Settings
 
@@ -67,6 +67,11 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch
 def test_threads_are_those_that_were_set() -> None:
     assert choose_threads(Settings(torch_threads=3), CPU) == 3
     assert choose_threads(Settings(), torch.device("cuda")) == 1
+
+
+def test_prompts_are_read_in_pieces_where_that_is_faster() -> None:
+    assert choose_piece(torch.float32, CPU) < choose_piece(torch.bfloat16, CPU)
+    assert choose_piece(torch.bfloat16, torch.device("cuda")) == 0, "whole ones"
 
 
 def test_a_container_bounds_threads_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
