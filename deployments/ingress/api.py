@@ -13,7 +13,6 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
@@ -21,6 +20,7 @@ from deployments.audio.decode import decode_blocks
 from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
 from deployments.ingress.capacity import Capacity
+from deployments.ingress.cors import WebPagesMiddleware
 from deployments.ingress.deadline import Deadline
 from deployments.ingress.disconnect import answer_nobody, while_connected
 from deployments.ingress.errors import ErrorMiddleware, answer_error
@@ -50,8 +50,6 @@ from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Delta, Waveform
 
 logger = logging.getLogger("ray.serve.asr")
-
-_TOLD_TO_WEB_PAGES = ("x-request-id", "openai-processing-ms", "x-asr-warnings", "retry-after")
 
 
 class Fetches(Protocol):
@@ -169,7 +167,9 @@ def create_app(
                 async with read_form(request) as form:
                     name = requested_model(form, model)
         raise InvalidRequest(
-            f"The model '{name}' does not support translation.", param="model", code="unsupported_value"
+            f"The model '{name}' does not support translation: it transcribes only. Use /v1/audio/transcriptions.",
+            param="model",
+            code="unsupported_value",
         )
 
     @app.head("/v1/models", include_in_schema=False)
@@ -224,15 +224,7 @@ def _middleware(
         Middleware(RecordMiddleware, model=model.id, on_end=on_request_end, log_transcripts=settings.log_transcripts),
     ]
     if settings.cors_origins:
-        layers.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=("GET", "POST"),
-                allow_headers=("*",),
-                expose_headers=_TOLD_TO_WEB_PAGES,
-            )
-        )
+        layers.append(Middleware(WebPagesMiddleware, origins=settings.cors_origins))
     layers += [
         Middleware(ErrorMiddleware),
         Middleware(UploadLimitMiddleware, max_bytes=settings.max_upload_bytes),

@@ -11,7 +11,9 @@ from deployments.ingress.multipart import Form, quoted
 NAME = "chunking_strategy"
 _KEY = re.compile(r"chunking_strategy\[(.*)\]", re.DOTALL)
 _MAX_MS = 60_000
-_TEXT_NUMBER = re.compile(r"[0-9]{1,9}|[0-9]{0,9}\.[0-9]{1,19}")
+_TEXT_INTEGER = re.compile(r"[0-9]{1,9}")
+_TEXT_NUMBER = re.compile(r"([0-9]{1,9}\.?|[0-9]{0,9}\.[0-9]{1,19})([eE][+-]?[0-9]{1,3})?")
+"""Python's SDK writes small numbers as `1e-05`."""
 
 
 def read_chunking(form: Form) -> SpeechOptions:
@@ -49,9 +51,11 @@ def _parse(text: str) -> object:
 
 def _from_text(key: str, value: str) -> object:
     """A bracket key's value as JSON would have it: what looks like a number is one."""
-    if key == "type" or not _TEXT_NUMBER.fullmatch(value):
+    if key == "type":
         return value
-    return float(value) if "." in value else int(value)
+    if _TEXT_INTEGER.fullmatch(value):
+        return int(value)
+    return float(value) if _TEXT_NUMBER.fullmatch(value) else value
 
 
 def _speech_options(strategy: dict[str, object]) -> SpeechOptions:

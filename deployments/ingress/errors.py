@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.exceptions import (
@@ -94,13 +95,21 @@ def explain_error(request: Request, error: Exception) -> tuple[ErrorRule, dict]:
 def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     """Starlette's own: no such route (404), no such method on it (405)."""
     target = f"({request.method} {request.scope['path'][:_MAX_PATH_CHARS]})"
-    message, code = error.detail, None
+    message, code, headers = error.detail, None, error.headers
     if error.status_code == 404:
         message = f"Invalid URL {target}"
     elif error.status_code == 405:
         message, code = f"Invalid method for URL {target}", "method_not_supported"
+        headers = {"allow": ", ".join(_methods_of(request))}
     body = envelope(message, type=INVALID_REQUEST if error.status_code < 500 else SERVER_ERROR, code=code)
-    return JSONResponse(body, error.status_code, error.headers)
+    return JSONResponse(body, error.status_code, headers)
+
+
+def _methods_of(request: Request) -> list[str]:
+    """What the path of `request` can be asked for with; Starlette names the methods of one of its routes only."""
+    routes = [route for route in request.app.routes if isinstance(route, Route)]
+    matching = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return sorted({method for route in matching for method in route.methods or ()})
 
 
 def _describe(request: Request) -> str:

@@ -12,7 +12,7 @@ from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import InvalidRequest, UnknownModel
 from deployments.ingress import chunking
 from deployments.ingress.fields import check_choice, read_boolean, read_integer, read_number
-from deployments.ingress.multipart import Form, quoted
+from deployments.ingress.multipart import Form, array_name, quoted
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.languages import resolve_language
@@ -38,15 +38,13 @@ MAX_SEED = 2**63 - 1
 MIN_REPETITION_PENALTY = 0.1
 MAX_REPETITION_PENALTY = 2.0
 
-_UNSUPPORTED_ARRAYS = ("known_speaker_names", "known_speaker_references")
+UNSUPPORTED_ARRAYS = ("known_speaker_names", "known_speaker_references")
 _KEYWORDS = ("keywords", "hotwords")
-_ARRAYS = (*_UNSUPPORTED_ARRAYS, *_KEYWORDS, "languages", "include", "timestamp_granularities")
+_ARRAYS = (*UNSUPPORTED_ARRAYS, *_KEYWORDS, "languages", "include", "timestamp_granularities")
 _TOKEN_BUDGETS = ("max_new_tokens", "max_completion_tokens")
 _TEXT_FIELDS = ("model", "url", "language", "prompt", "response_format", "temperature", "stream")
 _SAMPLING = ("top_p", "top_k", "seed", "repetition_penalty")
-KNOWN_FIELDS = {"file", *_TEXT_FIELDS, *_SAMPLING, *_TOKEN_BUDGETS} | {
-    spelling for name in _ARRAYS for spelling in (name, f"{name}[]")
-}
+KNOWN_FIELDS = {"file", *_TEXT_FIELDS, *_SAMPLING, *_TOKEN_BUDGETS, *_ARRAYS}
 _MAX_UNKNOWN_NAMED = 8
 
 
@@ -157,8 +155,8 @@ def _source(form: Form, *, url_input: bool) -> BinaryIO | str:
 
 def _refuse_unsupported(form: Form) -> None:
     for name in form.names:
-        base = name.removesuffix("[]")
-        if base in _UNSUPPORTED_ARRAYS:
+        base = array_name(name)
+        if base in UNSUPPORTED_ARRAYS:
             raise InvalidRequest(
                 f"'{base}' is not supported by this service, which does not tell speakers apart; leave it out.",
                 param=base,
@@ -257,8 +255,12 @@ def _token_budget(form: Form) -> int | None:
     return next(iter(sent.values()), None)
 
 
+def _is_known(name: str) -> bool:
+    return name in KNOWN_FIELDS or array_name(name) in _ARRAYS or chunking.is_chunking(name)
+
+
 def _unknown_fields(form: Form) -> tuple[TranscriptWarning, ...]:
-    unknown = [name for name in form.names if name not in KNOWN_FIELDS and not chunking.is_chunking(name)]
+    unknown = [name for name in form.names if not _is_known(name)]
     messages = [f"The unknown field {quoted(name)} was ignored." for name in unknown[:_MAX_UNKNOWN_NAMED]]
     if len(unknown) > _MAX_UNKNOWN_NAMED:
         messages.append(f"{len(unknown) - _MAX_UNKNOWN_NAMED} more unknown fields were ignored.")

@@ -1,5 +1,6 @@
 """A `multipart/form-data` body as named parts: what was sent under which name, not yet what it means."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
@@ -13,13 +14,15 @@ from starlette.types import Message, Receive
 
 from deployments.exceptions import InvalidRequest
 
-MAX_FIELDS = 100
+MAX_FIELDS = 1000
+"""Each value of an array is a field: hundreds of `keywords[]` are no attack."""
 MAX_FILES = 8
 """One file is used; the others are let in so that the refusal can name them."""
 MAX_FIELD_BYTES = 1024 * 1024
 MAX_TEXT_CHARS = 256
 """Longest value of a field that is not free text. Values are quoted in error messages, so they are bounded."""
 _MAX_QUOTED_CHARS = 64
+_ARRAY_BRACKETS = re.compile(r"\[[0-9]{0,4}\]\Z")
 
 
 @asynccontextmanager
@@ -101,8 +104,8 @@ class Form:
         return None if part is None else _text(name, part, max_chars)
 
     def texts(self, name: str, *, max_chars: int = MAX_TEXT_CHARS) -> list[str]:
-        """Return the values of an array field, sent as `name[]` (the SDKs) or as `name`, each value its own part."""
-        parts = [part for key, part in self._form.multi_items() if key in (name, f"{name}[]")]
+        """Return the values of an array field, each value its own part, however `array_name` finds it spelt."""
+        parts = [part for key, part in self._form.multi_items() if array_name(key) == name]
         return [_text(name, part, max_chars) for part in parts]
 
     def file(self, name: str) -> BinaryIO | None:
@@ -125,6 +128,11 @@ class Form:
         if len(parts) > 1:
             raise InvalidRequest(f"'{name}' was sent {len(parts)} times; send it once.", param=name)
         return parts[0] if parts else None
+
+
+def array_name(name: str) -> str:
+    """The array that a part belongs to: sent as `name[]` (the SDKs), as `name`, or as `name[0]`, `name[1]`."""
+    return _ARRAY_BRACKETS.sub("", name)
 
 
 def _text(name: str, part: str | UploadFile, max_chars: int) -> str:

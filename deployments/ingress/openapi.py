@@ -15,6 +15,7 @@ from deployments.ingress.form import (
     MAX_URL_CHARS,
     MIN_REPETITION_PENALTY,
     RESPONSE_FORMATS,
+    UNSUPPORTED_ARRAYS,
 )
 from deployments.ingress.schemas import SCHEMAS
 from deployments.served_model import ServedModel
@@ -139,6 +140,16 @@ def _transcription_fields(served: ServedModel, settings: Settings) -> Json:
             "items": terms,
             "description": "Terms to expect; put under the prompt as one line, and counted with it.",
         },
+        # Nothing but none of them is valid.
+        **{
+            f"{name}[]": {
+                "type": "array",
+                "items": {"type": "string"},
+                "maxItems": 0,
+                "description": "Not supported: this service does not tell speakers apart.",
+            }
+            for name in UNSUPPORTED_ARRAYS
+        },
         "hotwords": terms | {"description": _EXTENSION + "As keywords[], under the name other servers use."},
         "top_p": {
             "type": "number",
@@ -211,7 +222,11 @@ _TRANSCRIPT = {
                     {"$ref": "#/components/schemas/VerboseTranscription"},
                     {"$ref": "#/components/schemas/Transcription"},
                 ]
-            }
+            },
+            "examples": {
+                "json": {"value": SCHEMAS["Transcription"]["example"]},
+                "verbose_json": {"value": SCHEMAS["VerboseTranscription"]["example"]},
+            },
         },
         "text/plain": {
             "schema": {"type": "string"},

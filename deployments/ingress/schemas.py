@@ -62,6 +62,27 @@ SCHEMAS: Json = {
             "warnings": _list(_reference("Warning")),
         },
         optional=("segments", "words", "warnings"),
+        example={
+            "task": "transcribe",
+            "language": "english",
+            "duration": 2.58,
+            "text": "Turn on the light in the kitchen.",
+            "segments": [
+                {
+                    "id": 0,
+                    "seek": 0,
+                    "start": 0.0,
+                    "end": 2.58,
+                    "text": "Turn on the light in the kitchen.",
+                    "tokens": [],
+                    "temperature": 0.0,
+                    "avg_logprob": -0.0621,
+                    "compression_ratio": 0.9167,
+                    "no_speech_prob": 0.0,
+                }
+            ],
+            "usage": {"type": "duration", "seconds": 3},
+        },
     ),
     "Event": _object(
         {

@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from deployments.ingress import proxy
 from deployments.settings import Settings
-from tests.api.fakes import Service
+from tests.api.fakes import Service, error_of
 
 ORIGIN = "https://app.example.com"
 PREFLIGHT = {
@@ -38,6 +39,25 @@ async def test_preflight_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "authorization" in response.headers["access-control-allow-headers"]
     assert "POST" in response.headers["access-control-allow-methods"]
     assert "x-request-id" in response.headers
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        ({"origin": "https://evil.example"}, "Disallowed CORS origin"),
+        ({"access-control-request-method": "DELETE"}, "Disallowed CORS method"),
+    ],
+)
+async def test_a_refused_preflight_has_openais_form_in_the_proxy_too(asked: dict[str, str], problem: str) -> None:
+    service = Service(cors_origins=(ORIGIN,))
+    (around,) = proxy.middleware()
+    service.app = around.cls(service.build(write_request_id=False))  # type: ignore[arg-type, assignment]
+    response = await service.request("OPTIONS", "/v1/audio/transcriptions", headers=PREFLIGHT | asked)
+    assert response.status_code == 400
+    error = error_of(response)
+    assert (error["message"], error["type"]) == (f"{problem}: see the setting cors_origins.", "invalid_request_error")
+    assert ("access-control-allow-origin" in response.headers) == ("origin" not in asked)
+    assert "Origin" in response.headers["vary"]
 
 
 async def test_errors_can_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:

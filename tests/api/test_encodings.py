@@ -27,6 +27,8 @@ VAD = {"type": "server_vad", "threshold": 0.5, "prefix_padding_ms": 300, "silenc
         {f"chunking_strategy[{key}]": str(value) for key, value in VAD.items()},
         {"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "1"},
         {"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": ".25"},
+        {"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "1."},
+        {"chunking_strategy[type]": "server_vad", "chunking_strategy[threshold]": "5E-1"},
     ],
 )
 async def test_chunking_strategy(service: Service, fields: dict[str, str]) -> None:
@@ -83,6 +85,9 @@ async def test_chunking_strategy_says_what_speech_is(
         ({"[type]": "auto"}, "has type 'auto'"),
         ({"[type]": "server_vad", "[threshold]": "-0.5"}, "has threshold '-0.5'"),
         ({"[type]": "server_vad", "[threshold]": ""}, "has threshold ''"),
+        ({"[type]": "server_vad", "[threshold]": "1e999"}, "has threshold 'inf'"),
+        ({"[type]": "server_vad", "[threshold]": "e-5"}, "has threshold 'e-5'"),
+        ({"[type]": "server_vad", "[prefix_padding_ms]": "3e2"}, "has prefix_padding_ms '300.0'"),
         ({"[type]": "server_vad", "[prefix_padding_ms]": "1.0"}, "has prefix_padding_ms '1.0'"),
         ({"[type]": "server_vad", "[prefix_padding_ms]": "٣"}, "has prefix_padding_ms '٣'"),
         ({"[type]": "server_vad", "[eagerness]": "low"}, "has no parameter 'eagerness'"),
@@ -107,9 +112,18 @@ async def test_arrays_with_and_without_brackets(service: Service, spelling: str,
     assert service.transcriber.calls[0][1].languages == ("English", "Chinese")[: len(values)]
 
 
-async def test_both_spellings_together(service: Service) -> None:
-    await service.transcribe(**{"languages": "en", "languages[]": "zh"})
+@pytest.mark.parametrize("spellings", [("languages", "languages[]"), ("languages[0]", "languages[1]")])
+async def test_several_spellings_together(service: Service, spellings: tuple[str, str]) -> None:
+    response = await service.transcribe(**dict(zip(spellings, ("en", "zh"), strict=True)))
     assert service.transcriber.calls[0][1].languages == ("English", "Chinese")
+    assert "x-asr-warnings" not in response.headers
+
+
+async def test_only_arrays_have_brackets(service: Service) -> None:
+    response = await service.transcribe(**{"language[0]": "en", "languages[a]": "en", "keywords[0][1]": "Ada"})
+    assert [warning["code"] for warning in response.json()["warnings"]] == ["unknown_field"] * 3
+    [(_, options)] = service.transcriber.calls
+    assert (options.language, options.languages, options.prompt) == (None, (), "")
 
 
 @pytest.mark.parametrize("position", range(4))
@@ -182,6 +196,15 @@ async def test_every_field_through_the_sdk(service: Service, sdk: openai.AsyncOp
     assert options.prompt == "Names.\nAda, Grace"
     assert (options.seed, options.top_p, options.top_k) == (7, 0.9, 50)
     assert (options.temperature, options.repetition_penalty, options.max_new_tokens) == (0.5, 1.1, 100)
+
+
+@pytest.mark.parametrize("threshold", [1.0, 0.25, 1e-5, 5e-324])
+async def test_numbers_of_the_sdk(service: Service, sdk: openai.AsyncOpenAI, threshold: float) -> None:
+    """It writes them as Python does, small ones with an exponent."""
+    await sdk.audio.transcriptions.create(
+        file=AUDIO, model=MODEL, chunking_strategy={"type": "server_vad", "threshold": threshold}
+    )
+    assert service.transcriber.speech == SpeechOptions(threshold=threshold)
 
 
 async def test_arrays_of_the_sdk(service: Service, sdk: openai.AsyncOpenAI) -> None:

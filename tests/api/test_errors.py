@@ -141,11 +141,27 @@ async def test_unknown_urls(service: Service, path: str) -> None:
     assert error_of(response)["message"] == f"Invalid URL (POST {path})"
 
 
-async def test_wrong_method(service: Service) -> None:
-    response = await service.request("GET", "/v1/audio/transcriptions")
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/audio/transcriptions", "POST"),
+        ("HEAD", "/v1/audio/translations", "POST"),
+        ("PUT", "/v1/models", "GET, HEAD"),
+        ("DELETE", f"/v1/models/{MODEL}", "GET, HEAD"),
+        ("OPTIONS", "/health", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+    ],
+)
+async def test_wrong_method(service: Service, method: str, path: str, allowed: str) -> None:
+    response = await service.request(method, path)
     assert response.status_code == 405
-    assert response.headers["allow"] == "POST"
-    assert error_of(response)["message"] == "Invalid method for URL (GET /v1/audio/transcriptions)"
+    assert response.headers["allow"] == allowed
+    if method != "HEAD":
+        error = error_of(response)
+        assert (error["message"], error["code"]) == (
+            f"Invalid method for URL ({method} {path})",
+            "method_not_supported",
+        )
 
 
 @pytest.mark.parametrize(

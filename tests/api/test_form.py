@@ -44,6 +44,7 @@ BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250
         ({"timestamp_granularities[]": "word"}, "timestamp_granularities", NO_WORDS),
         ({"timestamp_granularities": "word"}, "timestamp_granularities", NO_WORDS),
         ({"timestamp_granularities[]": ["segment", "word"]}, "timestamp_granularities", NO_WORDS),
+        ({"timestamp_granularities[0]": "word"}, "timestamp_granularities", NO_WORDS),
         ({"timestamp_granularities[]": "segment"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": "phone"}, "timestamp_granularities", INVALID),
         ({"timestamp_granularities[]": '["segment"]'}, "timestamp_granularities", INVALID),
@@ -65,6 +66,7 @@ BAD_TOKENS = ["0", "-1", "4097", "1.0", "1e2", "1_0", "nan", "", " 1", "9" * 250
         ({"prompt": "p" * 3000, "hotwords": "h" * 1001}, "hotwords", INVALID),
         ({"url": "https://example.com/a.wav"}, "url", UNSUPPORTED),
         ({"known_speaker_names[]": "Ada"}, "known_speaker_names", UNSUPPORTED),
+        ({"known_speaker_names[0]": "Ada"}, "known_speaker_names", UNSUPPORTED),
         ({"known_speaker_references[]": "data:" + "A" * 500_000}, "known_speaker_references", UNSUPPORTED),
     ],
 )
@@ -96,6 +98,7 @@ async def test_refused(service: Service, fields: dict[str, Any], param: str, cod
         {"languages[]": ["en", "German", "zh-TW"]},
         {"languages": "en", "language": "en"},
         {"keywords[]": ["", "Ada"], "hotwords": "Grace, Katherine"},
+        {"keywords[]": [f"name{index}" for index in range(400)]},
         {"prompt": "p" * 3000, "keywords": "k" * 1000},
         {"prompt": "p" * MAX_PROMPT_CHARS},
         {"prompt": ""},
@@ -281,7 +284,7 @@ async def test_truncated_multipart(service: Service) -> None:
 @pytest.mark.parametrize(
     "parts",
     [
-        [("x", (None, "1"))] * 101,
+        [("x", (None, "1"))] * 1001,
         [("x", ("a", b"1"))] * 9,
         [("prompt", (None, "p" * 1_100_000))],
     ],
@@ -337,7 +340,8 @@ async def test_translation_is_refused_after_the_model_check(service: Service, pa
     response = await service.post_form({"model": MODEL}, file, path)
     assert response.status_code == 400
     assert error_of(response) == {
-        "message": f"The model '{MODEL}' does not support translation.",
+        "message": f"The model '{MODEL}' does not support translation: it transcribes only. "
+        "Use /v1/audio/transcriptions.",
         "type": "invalid_request_error",
         "param": "model",
         "code": UNSUPPORTED,

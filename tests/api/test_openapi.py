@@ -50,8 +50,8 @@ async def test_every_field_is_described(service: Service) -> None:
     schema = form_of(await document_of(service))
     assert schema["required"] == ["file", "model"]
     described = {name.removesuffix("[]") for name in schema["properties"]}
-    refused = {"known_speaker_names", "known_speaker_references"}
-    assert described == {name.removesuffix("[]") for name in KNOWN_FIELDS} - refused | {"chunking_strategy"}
+    assert described == KNOWN_FIELDS | {"chunking_strategy"}
+    assert schema["properties"]["known_speaker_names[]"]["maxItems"] == 0
     assert schema["properties"]["file"]["format"] == "binary"
     assert schema["properties"]["model"]["enum"] == [MODEL]
     assert schema["properties"]["response_format"]["enum"] == ["json", "text", "srt", "verbose_json", "vtt"]
@@ -68,6 +68,16 @@ async def test_every_error_is_described_with_an_example(service: Service) -> Non
             assert list(error) == ["message", "type", "param", "code"]
     assert "422" not in str(document)
     assert "HTTPValidationError" not in str(document)
+
+
+async def test_every_kind_of_answer_has_an_example_that_is_one(service: Service) -> None:
+    document = await document_of(service)
+    answers = document["paths"]["/v1/audio/transcriptions"]["post"]["responses"]["200"]["content"]
+    assert list(answers["application/json"]["examples"]) == ["json", "verbose_json"]
+    assert list(answers["text/plain"]["examples"]) == ["text", "srt", "vtt"]
+    assert answers["text/event-stream"]["example"].endswith("data: [DONE]\n\n")
+    for schema in ("Transcription", "VerboseTranscription"):
+        validate(document, schema, document["components"]["schemas"][schema]["example"])
 
 
 async def test_keys_are_described_where_there_are_any(monkeypatch: pytest.MonkeyPatch) -> None:
