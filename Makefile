@@ -80,6 +80,12 @@ fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 hostile: .venv/.dev  ## send the service 200 recordings that make recognisers invent text
 	$(BIN)/python -m benchmarks.hostile
 
+fast-path: .venv/.dev  ## what the service costs beside the model
+	$(BIN)/python -m benchmarks.fast_path
+
+soak: .venv/.dev  ## half an hour of load at 80 % of capacity
+	$(BIN)/python -m benchmarks.soak
+
 report: .venv/.dev  ## put the measured figures into docs/
 	$(BIN)/python -m benchmarks.report
 

@@ -4,6 +4,7 @@ make null-engine                                        # through Ray Serve
 python -m benchmarks.fast_path.null_engine PORT         # by uvicorn alone, in one process
 """
 
+import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -77,6 +78,7 @@ def build(args: Settings) -> Application:
 
 def main() -> None:
     """Serve the HTTP application on 127.0.0.1 by uvicorn, as fast as it can: no logs, no Ray."""
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     if FOLDER in os.environ:
         provider = TracerProvider()
         for processor in write_spans():
