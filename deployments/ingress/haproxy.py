@@ -86,6 +86,9 @@ def shaped(config: str, errors: dict[int, Path]) -> str:
     answer = f"http-request return status 503 content-type application/json string '{STARTING.body}'"
     answer += "".join(f" hdr {name} {value}" for name, value in STARTING.headers.items())
     config = re.sub(r"http-request return status 404 content-type text/plain .*", lambda _: answer, config)
+    # What is lost on a connection to a replica that had been used before, HAProxy does not answer at all: it closes the
+    # client's. So each request gets a new one, which is some microseconds of a transcription.
+    config = re.sub(r"^( *)http-reuse always$", r"\1option http-server-close", config, flags=re.MULTILINE)
     config = re.sub(r"^frontend http_frontend\n *bind .*\n", lambda f: f[0] + _REQUEST_ID, config, flags=re.MULTILINE)
     return _bind_where_the_service_does(config)
 
