@@ -57,7 +57,7 @@ class Service:
         config: the config file; by default `serve_config.yaml`.
     """
 
-    def __init__(self, log: Path, target: Target = "serve", *, config: Path | None = None, **environment: str):
+    def __init__(self, log: Path, target: Target = "serve", config: Path | None = None, /, **environment: str):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log

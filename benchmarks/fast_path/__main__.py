@@ -159,8 +159,11 @@ def _parts(arguments: argparse.Namespace) -> list[list[Cell]]:
     found: dict[tuple[str, float], dict[str, float]] = {}
     for key in ("bare", "proxy", "haproxy"):
         with tempfile.TemporaryDirectory() as folder:
-            tracing = {"enabled": True, "sampling_ratio": 1.0}
-            tracing["exporter_import_path"] = "benchmarks.fast_path.spans:write_spans"
+            tracing = {
+                "enabled": True,
+                "sampling_ratio": 1.0,
+                "exporter_import_path": "benchmarks.fast_path.spans:write_spans",
+            }
             way = Way(WAYS[key].name, WAYS[key].environment | {spans.FOLDER: folder}, {"tracing_config": tracing})
             with _running(way, bare=key == "bare") as (url, _):
                 for seconds in arguments.seconds:
@@ -193,7 +196,7 @@ def _running(way: Way, *, bare: bool | None = None) -> Iterator[tuple[str, int]]
                 deployment["user_config"] |= way.batching
         file = Path(folder) / "serve_config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        with Service(Path(folder) / "log", "null-engine", config=file, **way.environment) as service:
+        with Service(Path(folder) / "log", "null-engine", file, **way.environment) as service:
             service.wait_until_ready()
             yield service.url, service.process.pid
 

@@ -52,9 +52,15 @@ async def _repeat(url: str, request: bytes, ends_at: float, text: str, latencies
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     try:
         while (sent_at := time.perf_counter()) < ends_at:
-            writer.write(request)
-            await writer.drain()
-            head = await reader.readuntil(b"\r\n\r\n")
+            try:
+                writer.write(request)
+                await writer.drain()
+                head = await reader.readuntil(b"\r\n\r\n")
+            except (asyncio.IncompleteReadError, ConnectionError):
+                # A kept connection may be closed between two requests; HAProxy does when replicas come or go.
+                writer.close()
+                reader, writer = await asyncio.open_connection(address.hostname, address.port)
+                continue
             status, headers = _parse(head)
             body = await reader.readexactly(int(headers["content-length"]))
             latencies.append(time.perf_counter() - sent_at)

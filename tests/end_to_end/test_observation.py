@@ -117,7 +117,8 @@ def observed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     proxy = haproxy() if request.param == "HAProxy" else {}
     service = Service(
         folder / "log",
-        config=folder / "config.yaml",
+        "serve",
+        folder / "config.yaml",
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OTEL_BSP_SCHEDULE_DELAY="200",
         **proxy,
