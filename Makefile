@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 HOST = 127.0.0.1
 PORT = 8000
+CONFIG = serve_config.yaml
 # The first of these that there is; any Python 3.11 or 3.12 will do: make serve PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
@@ -14,26 +15,34 @@ BIN := .venv/bin
 export RAY_USAGE_STATS_ENABLED ?= 0
 # What Serve's proxy answers itself has OpenAI's form, too.
 export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
+# What HAProxy answers, too, where it is used: RAY_SERVE_ENABLE_HA_PROXY=1 make serve
+export RAY_SERVE_HAPROXY_BINARY_PATH ?= $(CURDIR)/.venv/bin/qwen3-asr-haproxy
 
-.PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz
-.PHONY: hostile report audit clean
+.PHONY: help setup serve baseline null-engine test test-gpu lint format train evaluate train-aligner evaluate-aligner
+.PHONY: asr-ci fuzz hostile fast-path soak report audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: .venv/.dev  ## install everything, for developing
 
-serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
+serve: .venv/.serve  ## serve the model of CONFIG (serve_config.yaml) on HOST:PORT
 	@mkdir -p .build
-	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' $(CONFIG) > .build/serve_config.yaml
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
 	@exec $(BIN)/serve run .build/serve_config.yaml
 
 baseline: .venv/.serve  ## serve it with plain generate, to compare with
 	@mkdir -p .build
 	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' \
-		-e 's/deployments.app:build/benchmarks.baseline:build/' serve_config.yaml > .build/baseline_config.yaml
+		-e 's/deployments.app:build/benchmarks.baseline:build/' $(CONFIG) > .build/baseline_config.yaml
 	@PYTHONPATH=. exec $(BIN)/serve run .build/baseline_config.yaml
+
+null-engine: .venv/.serve  ## serve it with an engine that answers at once, to measure everything else
+	@mkdir -p .build
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' \
+		-e 's/deployments.app:build/benchmarks.fast_path.null_engine:build/' $(CONFIG) > .build/null_engine_config.yaml
+	@PYTHONPATH=. exec $(BIN)/serve run .build/null_engine_config.yaml
 
 test: .venv/.dev  ## run all tests
 	$(BIN)/python -m pytest
@@ -70,6 +79,12 @@ fuzz: .venv/.dev  ## send the service 5,000 requests that no client should
 
 hostile: .venv/.dev  ## send the service 200 recordings that make recognisers invent text
 	$(BIN)/python -m benchmarks.hostile
+
+fast-path: .venv/.dev  ## what the service costs beside the model
+	$(BIN)/python -m benchmarks.fast_path
+
+soak: .venv/.dev  ## half an hour of load at 80 % of capacity
+	$(BIN)/python -m benchmarks.soak
 
 report: .venv/.dev  ## put the measured figures into docs/
 	$(BIN)/python -m benchmarks.report

@@ -23,8 +23,9 @@ STOP_TIMEOUT_S = 60
 END_TIMEOUT_S = 30
 """For what it started, after that."""
 
-Target = Literal["serve", "baseline"]
-"""What make starts: this project's service, or what it is compared with (`benchmarks/baseline.py`)."""
+Target = Literal["serve", "baseline", "null-engine"]
+"""What make starts: this project's service, what it is compared with (`benchmarks/baseline.py`), or the service without
+a model (`benchmarks/fast_path/null_engine.py`)."""
 
 
 def settings_in_environment() -> dict[str, str]:
@@ -32,20 +33,36 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT_PREFIX)}
 
 
+def free_port() -> int:
+    """One that nobody listens on at 127.0.0.1."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def haproxy() -> dict[str, str]:
+    """The environment of a service with HAProxy in the place of Serve's proxy, beside others on the same machine."""
+    ports = ("HAPROXY_METRICS_PORT", "HAPROXY_STATS_PORT", "FALLBACK_PROXY_HTTP_PORT")
+    return {"RAY_SERVE_ENABLE_HA_PROXY": "1"} | {f"RAY_SERVE_{name}": str(free_port()) for name in ports}
+
+
 class Service:
-    """`make serve PORT=...` (or `make baseline PORT=...`) as a child process, its output in `log`.
+    """`make serve PORT=...` (or another target) as a child process, its output in `log`.
 
     Keyword arguments are settings as in the environment: `ASR_MODEL="..."`. Leaving it as a context manager ends it.
+
+    Args:
+        log: file for its output.
+        target: what make starts.
+        config: the config file; by default `serve_config.yaml`.
     """
 
-    def __init__(self, log: Path, target: Target = "serve", **environment: str):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+    def __init__(self, log: Path, target: Target = "serve", config: Path | None = None, /, **environment: str):
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.process = subprocess.Popen(
-            ["make", target, f"PORT={port}"],
+            ["make", target, f"PORT={port}", *([f"CONFIG={config}"] if config else [])],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
@@ -95,8 +112,8 @@ class Service:
                 self.process.send_signal(how)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)
-        psutil.wait_procs(self._started(), timeout=END_TIMEOUT_S)
-        alive = self._started()
+        psutil.wait_procs(self.processes(), timeout=END_TIMEOUT_S)
+        alive = self.processes()
         for process in alive:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -104,7 +121,7 @@ class Service:
         self.process.wait(10)
         return alive
 
-    def _started(self) -> list[psutil.Process]:
+    def processes(self) -> list[psutil.Process]:
         """Every living process of the session that make leads, also those whose parents are gone."""
         return [process for process in psutil.process_iter() if self._is_ours(process)]
 

@@ -17,6 +17,7 @@ import requests
 
 from benchmarks import machine
 from benchmarks.service import ROOT, Service
+from benchmarks.soak.memory import kind
 
 RECORDING = ROOT / "tests" / "data" / "speech" / "en-00-flite-slt.flac"
 
@@ -55,25 +56,11 @@ def _measure(log: Path) -> tuple[float, dict[str, float]]:
         took = time.monotonic() - started
         memory: dict[str, float] = {}
         for process in psutil.Process(service.process.pid).children(recursive=True):
-            name = _kind(process)
+            name = kind(process)
             memory[name] = memory.get(name, 0.0) + process.memory_full_info().pss / 2**20
     finally:
         service.stop()
     return took, memory
-
-
-def _kind(process: psutil.Process) -> str:
-    command = " ".join(process.cmdline())
-    for part in (
-        "ServeReplica:asr:ASR",
-        "ServeReplica:asr:Aligner",
-        "ServeReplica:asr:Ingress",
-        "ServeController",
-        "ProxyActor",
-    ):
-        if part in command:
-            return part
-    return "Ray: " + process.name().removeprefix("ray::").split()[0] if command else process.name()
 
 
 if __name__ == "__main__":

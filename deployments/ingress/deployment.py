@@ -15,6 +15,7 @@ from deployments.ingress.api import create_app
 from deployments.ingress.ray_errors import own_errors, restarting
 from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.observation.recorders import IngressMetrics
+from deployments.observation.tracing import tracer
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
@@ -91,7 +92,7 @@ class RemoteRecognizer:
     async def _transcribe_once(self, utterance: Utterance) -> Transcription:
         response = self._asr.transcribe.remote(utterance)
         try:
-            with own_errors():
+            with tracer.start_span("call"), own_errors():
                 return cast(Transcription, await response)
         except asyncio.CancelledError:
             response.cancel()  # the caller has gone: free its place in the batch
@@ -100,7 +101,7 @@ class RemoteRecognizer:
     async def _stream_once(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         response = self._asr.options(stream=True).transcribe_stream.remote(utterance)
         try:
-            with own_errors():
+            with tracer.start_span("call"), own_errors():
                 async for item in response:
                     yield cast(Delta | Transcription, item)
         except (asyncio.CancelledError, GeneratorExit):

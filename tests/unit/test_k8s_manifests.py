@@ -1,10 +1,12 @@
 """What `kubectl apply -k` would send is valid, fits together and keeps its secrets."""
 
 import copy
+import inspect
 import itertools
 import os
 import re
 import subprocess
+import tomllib
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from ray._private import ray_constants
+from ray.serve.config import AutoscalingConfig
 
+from benchmarks.autoscaling.__main__ import HEADROOM
+from benchmarks.autoscaling.rates import RATES
 from deployments.asr.deployment import ASR
+from deployments.autoscaling import AudioSecondsPolicy
 from deployments.ingress.deployment import Ingress
 from deployments.settings import Settings
 from tests import manifests, serve_config
@@ -25,6 +31,8 @@ SCHEMA = yaml.safe_load((ROOT / "tests" / "data" / "rayservice.schema.yaml").rea
 COMPONENTS = sorted(path.parent for path in K8S.glob("components/*/kustomization.yaml"))
 CUSTOM = {"RayService", "PodMonitor"}
 KEYS = "/etc/asr-keys/api-keys"
+SCRIPTS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
+(HAPROXY,) = (name for name, path in SCRIPTS.items() if path == "deployments.ingress.haproxy:main")
 
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.name)
 
@@ -98,7 +106,9 @@ def test_overlays_are_valid(overlay: Path) -> None:
 
 @pytest.mark.parametrize("overlay", ["qwen3-asr-0.6b", "qwen3-asr-1.7b", "fault-tolerant"])
 @pytest.mark.parametrize(
-    "names", [["monitoring"], ["weights-in-image"], ["monitoring", "weights-in-image"]], ids="+".join
+    "names",
+    [["monitoring"], ["weights-in-image"], ["haproxy"], ["monitoring", "weights-in-image", "haproxy"]],
+    ids="+".join,
 )
 def test_components_go_with_every_overlay(overlay: str, names: list[str], tmp_path: Path) -> None:
     rendered = combine(K8S / "overlays" / overlay, [K8S / "components" / name for name in names], tmp_path)
@@ -111,6 +121,13 @@ def test_components_go_with_every_overlay(overlay: str, names: list[str], tmp_pa
             assert (environment["HF_HOME"], environment["HF_HUB_OFFLINE"]) == ("/opt/huggingface", "1")
             volumes = {one["name"] for one in template["spec"]["volumes"]}
             assert volumes == {one["name"] for one in container["volumeMounts"]} == {"shared-memory", "api-keys"}
+    if "haproxy" in names:
+        for template in pod_templates(rendered).values():
+            (container,) = template["spec"]["containers"]
+            environment = {one["name"]: one.get("value") for one in container["env"]}
+            assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+            assert environment["RAY_SERVE_HAPROXY_BINARY_PATH"] == f"/opt/venv/bin/{HAPROXY}"
+            assert "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH" in environment, "the replicas' own HTTP servers heed it"
     if "monitoring" in names:
         ports = {
             port["name"] for pod in pod_templates(rendered).values() for port in pod["spec"]["containers"][0]["ports"]
@@ -204,6 +221,24 @@ def test_replicas_fit_into_the_pods(overlay: Path, tmp_path: Path) -> None:
     assert per_ingress <= cpus(limits["cpu"]["cpu"])
     assert ingress["num_replicas"] <= groups["cpu"]["minReplicas"], "one a node: the death of one is not the end"
     assert ingress["max_replicas_per_node"] == 1
+
+
+@each_overlay
+def test_replicas_come_and_go_with_the_seconds_of_audio(overlay: Path, tmp_path: Path) -> None:
+    config, settings = serve_config_of(render(overlay), tmp_path)
+    (asr,) = [one for one in config["applications"][0]["deployments"] if one["name"] == "ASR"]
+    if overlay.name == "cpu-demo":
+        assert asr["num_replicas"] == 1
+        return
+    written = asr["autoscaling_config"]
+    assert "target_ongoing_requests" not in written, "that is the other policy's"
+    scaling = AutoscalingConfig.model_validate(written)
+    assert scaling.policy.get_policy() is AudioSecondsPolicy
+    AudioSecondsPolicy(**scaling.policy.policy_kwargs)
+    assert isinstance(settings.num_gpus, float)
+    a_replica = HEADROOM * RATES[settings.model.removeprefix("Qwen/Qwen3-ASR-")].audio_s_per_s[-1] * settings.num_gpus
+    assert scaling.policy.policy_kwargs["audio_s_per_s"] == pytest.approx(a_replica, rel=0.02)
+    assert scaling.policy.policy_kwargs.keys() <= inspect.signature(AudioSecondsPolicy).parameters.keys()
 
 
 @each_overlay
