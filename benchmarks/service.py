@@ -32,6 +32,12 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT_PREFIX)}
 
 
+def exported_by_make() -> dict[str, str]:
+    """What `make serve` puts into the environment of Ray, as far as that does not set it itself."""
+    lines = re.findall(r"^export (\w+) \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    return {name: os.environ.get(name, value) for name, value in lines}
+
+
 class Service:
     """`make serve PORT=...` (or `make baseline PORT=...`) as a child process, its output in `log`.
 
