@@ -12,8 +12,8 @@ BIN := .venv/bin
 
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
-# What Serve's proxy answers itself has OpenAI's form, too.
-export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
+# What serve.env says holds unless the environment says otherwise.
+$(foreach line,$(shell grep ^RAY_ serve.env),$(eval export $(subst =, ?= ,$(line))))
 
 .PHONY: help setup serve baseline test test-gpu lint format train evaluate train-aligner evaluate-aligner asr-ci fuzz
 .PHONY: hostile report audit clean

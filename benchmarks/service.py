@@ -32,10 +32,10 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT_PREFIX)}
 
 
-def exported_by_make() -> dict[str, str]:
-    """What `make serve` puts into the environment of Ray, as far as that does not set it itself."""
-    lines = re.findall(r"^export (\w+) \?= (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    return {name: os.environ.get(name, value) for name, value in lines}
+def serve_environment() -> dict[str, str]:
+    """What `make serve` puts into the environment for Ray Serve (`serve.env`)."""
+    lines = (ROOT / "serve.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line.startswith("RAY_"))
 
 
 class Service:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from ray._private import ray_constants
 
+from benchmarks.service import serve_environment
 from deployments.asr.deployment import ASR
 from deployments.ingress.deployment import Ingress
 from deployments.settings import Settings
@@ -240,6 +241,14 @@ def test_a_pod_that_is_stopped_has_time_to_end_what_it_has(overlay: Path) -> Non
         assert replica_s < drain_s < template["spec"]["terminationGracePeriodSeconds"]
     assert the("RayService", render(overlay))["spec"]["rayClusterDeletionDelaySeconds"] > replica_s
     assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"), "Ray has another name for it now"
+
+
+@each_overlay
+def test_pods_have_the_environment_that_make_serve_gives(overlay: Path) -> None:
+    for template in pod_templates(render(overlay)).values():
+        (container,) = template["spec"]["containers"]
+        environment = {one["name"]: one.get("value") for one in container["env"]}
+        assert environment.items() >= serve_environment().items()
 
 
 @each_overlay
