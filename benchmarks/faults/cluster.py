@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import psutil
 import requests
 import yaml
 
-from benchmarks.service import ROOT, exported_by_make
+from benchmarks.service import ROOT, serve_environment
 
 START_TIMEOUT_S = 120
 _MARK = "FAULTS_NODE"
@@ -72,7 +72,7 @@ class Node:
 
 
 class Cluster:
-    """A head and any number of workers; leaving it as a context manager kills them all.
+    """A head and any number of workers, which start and end with it as a context manager.
 
     Args:
         config: as `serve_config.yaml`; its `http_options` are replaced.
@@ -84,49 +84,57 @@ class Cluster:
     def __init__(
         self, config: dict[str, Any], *, head_cpus: float = 8, workers: Sequence[float] = (), keeps_state: bool = False
     ):
+        self._head_cpus = head_cpus
+        self._workers = workers
         self._folder = Path(tempfile.mkdtemp(prefix="faults-"))
         self._token = secrets.token_hex(16)
-        gcs, self._dashboard, self.port, redis = (free_port() for _ in range(4))
-        self.config = config | {"http_options": {"host": "127.0.0.1", "port": self.port}}
-        self.environment = {
+        self._gcs, self._dashboard, self._port, self._redis_port = (free_port() for _ in range(4))
+        self._worker_ports = [free_port() for _ in workers]
+        self._keeps_state = keeps_state
+        self._redis: subprocess.Popen[bytes] | None = None
+        self._environment = {
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
-            **exported_by_make(),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            **serve_environment(),
         }
-        self._redis = _start_redis(redis, self._folder) if keeps_state else None
-        here = ["--node-ip-address", "127.0.0.1", "--object-store-memory", "200000000"]
-        self.head = Node(
-            "head",
-            [
-                *("--head", "--port", str(gcs), "--num-cpus", f"{head_cpus:g}", *here),
-                *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(self._dashboard)),
-                *("--dashboard-agent-listen-port", str(free_port())),
-            ],
-            self.environment | ({"RAY_REDIS_ADDRESS": f"127.0.0.1:{redis}"} if keeps_state else {}),
-            self.log("head"),
-        )
-        self._wait_for(lambda: bool(self._get("/api/version")), "the head")
-        self.worker_ports = [free_port() for _ in workers]
-        """Of each worker's own proxy, if it has one."""
-        self.workers = [
-            Node(
-                f"worker-{i}",
-                [
-                    *("--address", f"127.0.0.1:{gcs}", "--num-cpus", f"{cpus:g}", *here),
-                    *("--resources", json.dumps({"worker": 1}), "--dashboard-agent-listen-port", str(free_port())),
-                ],
-                self.environment | {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self.worker_ports[i])},
-                self.log(f"worker-{i}"),
-            )
-            for i, cpus in enumerate(workers)
-        ]
+        self.config = config | {"http_options": {"host": "127.0.0.1", "port": self._port}}
+        self.nodes: list[Node] = []
+        """The head first."""
 
     def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        here = ["--node-ip-address", "127.0.0.1", "--object-store-memory", "200000000"]
+        head = ["--head", "--port", str(self._gcs), "--num-cpus", f"{self._head_cpus:g}", *here]
+        head += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(self._dashboard)]
+        state = {}
+        if self._keeps_state:
+            self._redis = _start_redis(self._redis_port, self._folder)
+            state = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"}
+        self._add("head", head, state)
+        self._wait_for(lambda: bool(self._get("/api/version")), "the head")
+        for i, cpus in enumerate(self._workers):
+            worker = ["--address", f"127.0.0.1:{self._gcs}", "--num-cpus", f"{cpus:g}", *here]
+            worker += ["--resources", json.dumps({"worker": 1})]
+            self._add(f"worker-{i}", worker, {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._worker_ports[i])})
+
+    def _add(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
+        arguments = [*arguments, "--dashboard-agent-listen-port", str(free_port())]
+        self.nodes.append(Node(name, arguments, self._environment | environment, self.log(name)))
+
+    def _stop(self) -> None:
         for node in self.nodes:
             node.kill()
         if self._redis is not None:
@@ -135,9 +143,9 @@ class Cluster:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
-    def nodes(self) -> list[Node]:
-        """The head first."""
-        return [self.head, *getattr(self, "workers", [])]
+    def head(self) -> Node:
+        """The node with the cluster's own services, and Serve's controller."""
+        return self.nodes[0]
 
     def log(self, name: str) -> Path:
         """Where a process of that name writes what it has to say."""
@@ -155,7 +163,7 @@ class Cluster:
             [_BIN / "serve", "deploy", "-a", f"http://127.0.0.1:{self._dashboard}", file],
             check=True,
             cwd=ROOT,
-            env=os.environ | self.environment,
+            env=os.environ | self._environment,
             capture_output=True,
             timeout=60,
         )
@@ -177,10 +185,16 @@ class Cluster:
         """The node that a process runs on."""
         return next(node for node in self.nodes if any(process.pid == pid for process in node.processes()))
 
-    def one(self, title: str) -> int:
-        """The process id of a part that there is one of, by its title."""
-        (process,) = [process for node in self.nodes for process in node.processes(title)]
-        return process.pid
+    def proxy_port(self, where: Literal["head", "worker"]) -> int:
+        """Where the proxy of the head listens, or that of the first worker."""
+        return self._port if where == "head" else self._worker_ports[0]
+
+    def is_listening(self) -> bool:
+        """Whether the head's proxy answers."""
+        try:
+            return requests.get(f"http://127.0.0.1:{self._port}/-/healthz", timeout=5).ok
+        except requests.RequestException:
+            return False
 
     def _applications(self) -> dict[str, Any]:
         applications: dict[str, Any] = (self._get("/api/serve/applications/") or {}).get("applications", {})

@@ -5,13 +5,13 @@ import contextlib
 import itertools
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-import httpx
+import httpx2  # what the SDK is built on
 import openai
 
 from benchmarks import scoring
@@ -53,55 +53,69 @@ class Load:
     """Sends one recording after the other, `rate` a second, whether or not answers come.
 
     Args:
-        url: where the service is.
+        ports: where the proxies of the service listen; each try goes to the next, as behind a load balancer that does
+            not look after them.
         model: sent as `model`.
         recordings: what is sent, over and over.
         rate: calls a second.
     """
 
-    def __init__(self, url: str, model: str, recordings: Sequence[Recording], *, rate: float):
+    def __init__(self, ports: Sequence[int], model: str, recordings: Sequence[Recording], *, rate: float = 1.0):
         self._model = model
         self._recordings = recordings
-        self._interval_s = 1 / rate
+        self._rate = rate
         self.calls: list[Call] = []
-        self._transport = httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None))
+        self._open: list[asyncio.Task[None]] = []
         self._sdk = openai.AsyncOpenAI(
-            base_url=f"{url}/v1",
+            base_url=f"http://127.0.0.1:{ports[0]}/v1",
             api_key="none",
             timeout=TIMEOUT_S,
-            http_client=httpx.AsyncClient(transport=_Noting(self._transport), trust_env=False),
+            http_client=httpx2.AsyncClient(transport=_Noting(ports), trust_env=False),
         )
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Send while the context lasts; when it ends, wait for every call that is open."""
-        sending = asyncio.create_task(self._send())
+        sending = asyncio.create_task(self._send_for_ever())
         try:
             yield
         finally:
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await sending
-            await asyncio.gather(*self._open)
-            await self._sdk.close()
+            await self._end()
 
-    async def _send(self) -> None:
-        self._open: list[asyncio.Task[None]] = []
+    async def burst(self, meanwhile: Callable[[], None], after_s: float) -> None:
+        """Send every recording once, all at a time, do something when they are on their way, and wait for them."""
+        for number, recording in enumerate(self._recordings):
+            self._send(number, recording)
+        await asyncio.sleep(after_s)
+        meanwhile()
+        await self._end()
+
+    async def _send_for_ever(self) -> None:
         began_at = time.monotonic()
         for number, recording in enumerate(itertools.cycle(self._recordings)):
-            await asyncio.sleep(began_at + number * self._interval_s - time.monotonic())
-            call = Call(recording, number % STREAMED == 0, time.monotonic())
-            self.calls.append(call)
-            self._open.append(asyncio.create_task(self._carry_out(call)))
+            await asyncio.sleep(began_at + number / self._rate - time.monotonic())
+            self._send(number, recording)
+
+    def _send(self, number: int, recording: Recording) -> None:
+        call = Call(recording, number % STREAMED == 0, time.monotonic())
+        self.calls.append(call)
+        self._open.append(asyncio.create_task(self._carry_out(call)))
+
+    async def _end(self) -> None:
+        await asyncio.gather(*self._open)
+        await self._sdk.close()
 
     async def _carry_out(self, call: Call) -> None:
         _tries.set(call.tries)
         try:
             call.said = await (self._streamed(call) if call.stream else self._whole(call))
-            call.end = "right" if _is_right(call) else "wrong"
+            call.end = "right" if is_right(call.recording, call.said) else "wrong"
         except openai.APITimeoutError as error:
             call.end, call.said = "hung", repr(error)
-        except (openai.APIError, httpx.HTTPError) as error:
+        except (openai.APIError, httpx2.HTTPError) as error:
             call.end, call.said = "lost", repr(error)
         call.ended_at = time.monotonic()
 
@@ -113,25 +127,27 @@ class Load:
 
     async def _streamed(self, call: Call) -> str:
         events = await self._sdk.audio.transcriptions.create(model=self._model, file=call.recording.path, stream=True)
-        told = ""
-        async for event in events:
+        told, meant = "", None
+        async for event in events:  # to the end: a stream that is left keeps its connection
             if event.type == "transcript.text.delta":
                 told += event.delta
             if event.type == "transcript.text.done":
-                return event.text if event.text == told else f"{told!r} was told, {event.text!r} meant"
-        return f"{told!r} and no end"
+                meant = event.text
+        return told if told == meant else f"{told!r} was told, {meant!r} meant"
 
 
-class _Noting(httpx.AsyncBaseTransport):
-    """Notes for each call what its tries brought, unless that is an answer."""
+class _Noting(httpx2.AsyncBaseTransport):
+    """Sends each try to the next port, and notes for its call what it brought, unless that is an answer."""
 
-    def __init__(self, below: httpx.AsyncBaseTransport) -> None:
-        self._below = below
+    def __init__(self, ports: Sequence[int]) -> None:
+        self._below = httpx2.AsyncHTTPTransport(limits=httpx2.Limits(max_connections=None))
+        self._ports = itertools.cycle(ports)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        request.url = request.url.copy_with(port=next(self._ports))
         try:
             response = await self._below.handle_async_request(request)
-        except httpx.HTTPError as error:
+        except httpx2.HTTPError as error:
             _tries.get().append(type(error).__name__)
             raise
         if response.status_code != 200:
@@ -143,8 +159,9 @@ class _Noting(httpx.AsyncBaseTransport):
         await self._below.aclose()
 
 
-def _is_right(call: Call) -> bool:
-    pair = scoring.Pair(call.recording.text, call.said, call.recording.language)
+def is_right(recording: Recording, text: str) -> bool:
+    """Whether a text has the words of a recording."""
+    pair = scoring.Pair(recording.text, text, recording.language)
     return scoring.error_rate([pair]) == 0
 
 

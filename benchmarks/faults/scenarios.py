@@ -7,7 +7,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 import yaml
@@ -18,6 +18,7 @@ from benchmarks.service import ROOT
 REQUEST_TIMEOUT_S = 60
 """The service's deadline while it is hurt."""
 
+Where = Literal["head", "worker"]
 Whole = Callable[[], Awaitable[bool]]
 """Whether what was hurt is whole again."""
 
@@ -39,13 +40,13 @@ class Fault:
     asr_on_workers: bool = False
     keeps_state: bool = False
     """See `Cluster`."""
-    through_worker: bool = False
-    """Requests go to the proxy of the first worker, not to that of the head."""
+    proxies: tuple[Where, ...] = ("head",)
+    """Of which nodes requests go to; there is one on each where there is a replica, and on the head."""
 
     def config(self) -> dict[str, Any]:
         """`serve_config.yaml` for it."""
         config: dict[str, Any] = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
-        config["proxy_location"] = "EveryNode" if self.through_worker else "HeadOnly"
+        config["proxy_location"] = "EveryNode" if "worker" in self.proxies else "HeadOnly"
         (application,) = config["applications"]
         # One thread for each model: the cores are shared by them all, and by the load.
         application["args"] |= {"request_timeout_s": REQUEST_TIMEOUT_S, "torch_threads": 1}
@@ -82,16 +83,15 @@ async def _out_of_memory(cluster: Cluster) -> Whole:
     return _replaced(cluster, "ASR", lost=[replica], number=1)
 
 
-def _killed(title: str) -> Callable[[Cluster], Awaitable[Whole]]:
+def _killed_on_head(title: str) -> Callable[[Cluster], Awaitable[Whole]]:
     async def inject(cluster: Cluster) -> Whole:
-        killed = await asyncio.to_thread(cluster.one, title)
-        os.kill(killed, signal.SIGKILL)
+        (killed,) = await asyncio.to_thread(cluster.head.processes, title)
+        killed.kill()
 
         async def whole() -> bool:
-            try:
-                return await asyncio.to_thread(cluster.one, title) != killed
-            except ValueError:  # none, or one that begins
+            if not await asyncio.to_thread(cluster.head.processes, title):
                 return False
+            return await asyncio.to_thread(cluster.is_listening)
 
         return whole
 
@@ -178,8 +178,16 @@ FAULTS = (
         _signalled("Ingress", signal.SIGSTOP),
         ingress=2,
     ),
-    Fault("proxy-killed", "the only proxy: SIGKILL", _killed("ray::ProxyActor")),
-    Fault("controller-killed", "Serve's controller: SIGKILL", _killed("ray::ServeController")),
+    Fault("proxy-killed", "the only proxy: SIGKILL", _killed_on_head("ray::ProxyActor")),
+    Fault(
+        "proxy-killed-of-two",
+        "one of two proxies, on two nodes: SIGKILL",
+        _killed_on_head("ray::ProxyActor"),
+        head_cpus=0,
+        workers=(4,),
+        proxies=("head", "worker"),
+    ),
+    Fault("controller-killed", "Serve's controller: SIGKILL", _killed_on_head("ray::ServeController")),
     Fault(
         "node-killed",
         "the node of the only ASR replica; there is another",
@@ -204,7 +212,7 @@ FAULTS = (
         head_cpus=0,
         workers=(4,),
         keeps_state=True,
-        through_worker=True,
+        proxies=("worker",),
     ),
     Fault("batching-changed", "`serve deploy`: another `user_config`", _batching_changed),
     Fault("settings-changed", "`serve deploy`: other `args`, one replica of each", _settings_changed),
