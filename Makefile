@@ -27,7 +27,7 @@ serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
 	@mkdir -p .build
 	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
-	@exec $(BIN)/serve run .build/serve_config.yaml
+	@exec $(BIN)/python -m deployments.run .build/serve_config.yaml
 
 baseline: .venv/.serve  ## serve it with plain generate, to compare with
 	@mkdir -p .build

@@ -5,6 +5,7 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from deployments.ingress.api import create_app
+from deployments.ingress.capacity import Capacity
 from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.observation.recorders import IngressMetrics
@@ -34,6 +35,7 @@ class Ingress:
         self._settings = settings
         self._served_model = served_model
         self._metrics = IngressMetrics()
+        self._capacity = Capacity(settings.max_concurrent_requests)
         self._recognizer = RemoteRecognizer(asr, on_retry=self._metrics.piece_retried)
         self._transcriber = Transcriber(
             self._recognizer,
@@ -44,6 +46,10 @@ class Ingress:
             on_guard=self._metrics.guard_acted,
         )
 
+    async def drain(self) -> None:
+        """Refuse new requests, and return when those in hand have been answered; see `deployments.run`."""
+        await self._capacity.drain()
+
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once this replica is constructed."""
         # Serve's own proxy writes the x-request-id it was given or made; a second one would make it "id, id".
@@ -51,6 +57,7 @@ class Ingress:
             self._transcriber,
             self._settings,
             self._served_model,
+            capacity=self._capacity,
             write_request_id=False,
             check_model=self._recognizer.check,
             on_request_end=self._metrics.request_ended,
