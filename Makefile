@@ -13,10 +13,10 @@ BIN := .venv/bin
 
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
-# What Serve's proxy answers itself has OpenAI's form, too.
-export RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH ?= deployments.ingress.proxy:middleware
-# What HAProxy answers, too, where it is used: RAY_SERVE_ENABLE_HA_PROXY=1 make serve
+# What HAProxy answers has OpenAI's form, too, where it is used: RAY_SERVE_ENABLE_HA_PROXY=1 make serve
 export RAY_SERVE_HAPROXY_BINARY_PATH ?= $(CURDIR)/.venv/bin/qwen3-asr-haproxy
+# What serve.env says holds unless the environment says otherwise.
+$(foreach line,$(shell grep ^RAY_ serve.env),$(eval export $(subst =, ?= ,$(line))))
 
 .PHONY: help setup serve baseline null-engine test test-gpu lint format train evaluate train-aligner evaluate-aligner
 .PHONY: asr-ci fuzz hostile fast-path soak report audit clean
@@ -30,7 +30,7 @@ serve: .venv/.serve  ## serve the model of CONFIG (serve_config.yaml) on HOST:PO
 	@mkdir -p .build
 	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' $(CONFIG) > .build/serve_config.yaml
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
-	@exec $(BIN)/serve run .build/serve_config.yaml
+	@exec $(BIN)/python -m deployments.run .build/serve_config.yaml
 
 baseline: .venv/.serve  ## serve it with plain generate, to compare with
 	@mkdir -p .build

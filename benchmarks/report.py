@@ -15,7 +15,7 @@ from benchmarks import results
 from benchmarks.results import Result
 
 DOCS = Path(__file__).parents[1] / "docs"
-PAGES = (DOCS / "performance.md", DOCS / "scaling.md")
+PAGES = (DOCS / "performance.md", DOCS / "scaling.md", DOCS / "operations.md")
 NOT_MEASURED = "Not measured yet."
 
 _BLOCK = re.compile(r"<!-- results:(?P<name>[\w-]+) -->\n.*?<!-- end of results:(?P=name) -->", re.DOTALL)

@@ -33,6 +33,12 @@ def settings_in_environment() -> dict[str, str]:
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(ENVIRONMENT_PREFIX)}
 
 
+def serve_environment() -> dict[str, str]:
+    """What `make serve` puts into the environment for Ray Serve (`serve.env`)."""
+    lines = (ROOT / "serve.env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line.startswith("RAY_"))
+
+
 def free_port() -> int:
     """One that nobody listens on at 127.0.0.1."""
     with socket.socket() as probe:

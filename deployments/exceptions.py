@@ -81,6 +81,13 @@ class ServiceUnavailable(ServiceError):
         self.retry_after_s = retry_after_s
 
 
+class ReplicaLost(ServiceUnavailable):
+    """The replica that had the utterance has died or will not transcribe any more, and so has the one after it.
+
+    An utterance that does this to every replica is not sent to more of them.
+    """
+
+
 class TooManyRequests(ServiceUnavailable):
     """As its base, where the operator wants a full queue to be told as the callers' doing."""
 

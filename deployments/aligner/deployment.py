@@ -14,6 +14,7 @@ from ray import serve
 from deployments.asr.deployment import BatchingConfig
 from deployments.asr.openmp import limit_spinning
 from deployments.exceptions import EngineFailure, ServiceError
+from deployments.replica_health import HEALTH_CHECKS, end_replica
 from deployments.settings import Settings
 from deployments.transcription.words import Reading, Word
 
@@ -35,7 +36,7 @@ HUNG_AFTER_S_PER_S = 3.0
     name="Aligner",
     # Some batches' worth wait inside the replica, the rest in the router: from there the way is longer.
     max_ongoing_requests=64,
-    health_check_period_s=5,
+    **HEALTH_CHECKS,
     graceful_shutdown_timeout_s=60,
 )
 class Aligner:
@@ -100,7 +101,13 @@ class Aligner:
             self._batch_ends_by = math.inf
 
     def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
+        """Called by Serve; a replica that will not align any more ends here."""
+        try:
+            self._check()
+        except RuntimeError as error:
+            end_replica(error)
+
+    def _check(self) -> None:
         if time.monotonic() > self._batch_ends_by:
             raise RuntimeError("the aligner hangs in a batch")
         if self._failures >= FAILURES_IN_A_ROW:

@@ -16,6 +16,7 @@ from deployments.asr.request import Request
 from deployments.asr.workload import Workload
 from deployments.observation.recorders import EnginePublisher
 from deployments.observation.tracing import trace_stages
+from deployments.replica_health import HEALTH_CHECKS, end_replica
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.utterance import Delta, Transcription, Utterance
@@ -41,7 +42,7 @@ class BatchingConfig(BaseModel):
     name="ASR",
     # Where an operator bounds the queue in the ingress with max_queued_requests, what is more is answered with a 429.
     backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
-    health_check_period_s=5,
+    **HEALTH_CHECKS,
     graceful_shutdown_timeout_s=60,
 )
 class ASR:
@@ -137,8 +138,11 @@ class ASR:
             self._engine.stop()
 
     def check_health(self) -> None:
-        """Called by Serve; raising makes it replace this replica."""
-        self._engine.check()
+        """Called by Serve; a replica that will not transcribe any more ends here."""
+        try:
+            self._engine.check()
+        except RuntimeError as error:
+            end_replica(error)
 
 
 def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> "Engine":

@@ -31,6 +31,8 @@ TOKENS_PER_SECOND = 12
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
 
+FAILURES_IN_A_ROW = 3
+"""Utterances that failed one after the other, each alone, until the engine is taken for broken."""
 HUNG_AFTER_S = 60.0
 HUNG_AFTER_S_PER_S = 3.0
 """A step that takes longer than these, the second for each second of audio that it encodes, does not end any more."""
@@ -83,6 +85,8 @@ class Engine:
         """On the monotonic clock; infinite between two steps."""
         self.device_error: Exception | None = None
         """An error after which the device answers nothing any more: only a new process mends it."""
+        self._failures = 0
+        """Utterances that failed since the last one that did not."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -135,6 +139,8 @@ class Engine:
             raise RuntimeError("the device has failed for good") from self.device_error
         if not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
+        if self._failures >= FAILURES_IN_A_ROW:
+            raise RuntimeError(f"the last {self._failures} utterances failed")
         if time.monotonic() > self._step_ends_by:
             raise RuntimeError("the engine hangs in a step")
 
@@ -175,7 +181,7 @@ class Engine:
             except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
                 self._note(error)
                 for sequence in (*self._joining, *self._reading, *self._running):
-                    fail(sequence.future, error, sequence.utterance)
+                    self._fail(sequence.request, error)
                 self._joining = []
                 self._running.clear()
                 self._reading.clear()
@@ -215,7 +221,7 @@ class Engine:
         except Exception as error:
             self._note(error)
             if len(group) == 1:
-                fail(group[0].future, error, group[0].utterance)
+                self._fail(group[0].request, error)
                 return
             # One of them is to blame, or together they are too much for the memory there is.
             for sequence in group:
@@ -274,7 +280,7 @@ class Engine:
                 advanced.append(sequence)
             except Exception as error:
                 self._note(error)
-                fail(sequence.future, error, sequence.utterance)
+                self._fail(sequence.request, error)
                 failed.append(sequence)
         if advanced:
             self._hand_out(advanced, self._choose(advanced, torch.cat(logits)))
@@ -310,9 +316,10 @@ class Engine:
                 sequence.append(*choice)
                 if (reason := finish_reason(sequence, self._prompt)) is not None:
                     finish(sequence, self._prompt, reason)
+                    self._failures = 0
                     ended.append(sequence)
             except Exception as error:
-                fail(sequence.future, error, sequence.utterance)
+                self._fail(sequence.request, error)
                 ended.append(sequence)
         self._remove(ended)
 
@@ -343,7 +350,7 @@ class Engine:
         try:
             return self._sequence(request)
         except Exception as error:
-            fail(request.future, error, request.utterance)
+            self._fail(request, error)
             return None
 
     def _sequence(self, request: Request) -> Sequence:
@@ -372,6 +379,11 @@ class Engine:
             generator=generator_for(options),
             openings=self._prompt.openings(options.languages) if options.languages and not options.language else [],
         )
+
+    def _fail(self, request: Request, error: Exception) -> None:
+        if not isinstance(error, ServiceError):
+            self._failures += 1
+        fail(request.future, error, request.utterance)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, torch.AcceleratorError):

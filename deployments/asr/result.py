@@ -5,9 +5,11 @@ import logging
 import time
 from concurrent.futures import Future, InvalidStateError
 
+import torch
+
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
-from deployments.exceptions import EngineFailure, ServiceError
+from deployments.exceptions import EngineFailure, ReplicaLost, ServiceError
 from deployments.transcription.utterance import FinishReason, Timings, Token, Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
@@ -64,7 +66,10 @@ def _tokens(sequence: Sequence, prompt: Prompt) -> tuple[Token, ...]:
 
 
 def fail(future: "Future[Transcription]", error: Exception, utterance: Utterance) -> None:
-    """Give an utterance an error; one that is no `ServiceError` is logged and told as an `EngineFailure`."""
+    """Give an utterance an error; one that is no `ServiceError` is logged.
+
+    It is told as an `EngineFailure`, or where it may be the replica's fault alone, as `ReplicaLost`.
+    """
     with contextlib.suppress(InvalidStateError):
         future.set_exception(_service_error(error, utterance))
 
@@ -81,4 +86,12 @@ def _service_error(error: Exception, utterance: Utterance) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     logger.error("an utterance of %.2f s could not be transcribed", utterance.duration, exc_info=error)
+    if isinstance(error, torch.AcceleratorError) or _is_out_of_memory(error):
+        return ReplicaLost("The model cannot transcribe now. Try again in a moment.")
     return EngineFailure("The model failed on this recording; the failure has been logged. Try another recording.")
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch's, on a CPU

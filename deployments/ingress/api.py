@@ -75,6 +75,7 @@ def create_app(
     *,
     decode: Decodes = decode_blocks,
     fetch: Fetches = fetch_from_the_internet,
+    capacity: Capacity | None = None,
     write_request_id: bool = True,
     check_model: Callable[[], Awaitable[None]] = _always_ready,
     on_request_end: Callable[[RequestRecord], None] = lambda _: None,
@@ -87,6 +88,7 @@ def create_app(
         model: what clients may name as `model`.
         decode: turns media files into waveforms.
         fetch: gets the media file at a URL.
+        capacity: how many requests may be in hand; by default, as many as the settings say.
         write_request_id: see `RequestIdMiddleware`; False behind Ray Serve's proxy.
         check_model: returns if the model would answer now, raises ServiceUnavailable if not.
         on_request_end: is told of every transcription request that has ended.
@@ -94,7 +96,7 @@ def create_app(
     transcriber = RecordedTranscriber(transcriber)
     decode = recorded_decoding(decode)
     readiness = Readiness(check_model)
-    capacity = Capacity(settings.max_concurrent_requests)
+    capacity = capacity or Capacity(settings.max_concurrent_requests)
     threads = ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="decode")
 
     @asynccontextmanager

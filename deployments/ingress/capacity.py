@@ -4,16 +4,19 @@ Whoever is let in is served to the end: the pieces of a recording wait as long a
 deadline. So the bound is here, on whole requests, and not on the queue of utterances behind.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployments.exceptions import TooManyRequests
+from deployments.exceptions import ServiceUnavailable, TooManyRequests
 
 MAX_RETRY_AFTER_S = 60
 """OpenAI's SDKs do not heed a longer wait."""
 _WEIGHT_OF_THE_LATEST = 0.1
+_LAST_ANSWER_S = 0.5
+"""For the last answer to get out: a place is given back just before."""
 
 
 class Capacity:
@@ -26,12 +29,20 @@ class Capacity:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._taken = 0
+        self._is_closed = False
         self._usually_held_s = 0.0
 
     @property
     def taken(self) -> int:
         """Requests in hand."""
         return self._taken
+
+    async def drain(self) -> None:
+        """Give no place to anybody from now on, and return when all are given back."""
+        self._is_closed = True
+        while self._taken:  # noqa: ASYNC110  # as long as it takes, and only once
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(_LAST_ANSWER_S)
 
     @contextmanager
     def place(self) -> Iterator[None]:
@@ -40,7 +51,10 @@ class Capacity:
         Raises:
             TooManyRequests: there is none. It says to try again after the time that a place is usually held: by then
                 those who hold one now will have left.
+            ServiceUnavailable: there will be none any more.
         """
+        if self._is_closed:
+            raise ServiceUnavailable("The service is stopping. Try again in a moment.")
         if self._taken >= self._limit:
             raise TooManyRequests(
                 f"The service already has {self._limit} requests in hand. Try again in a moment.",

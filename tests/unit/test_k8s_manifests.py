@@ -20,6 +20,7 @@ from ray.serve.config import AutoscalingConfig
 
 from benchmarks.autoscaling.__main__ import HEADROOM
 from benchmarks.autoscaling.rates import RATES
+from benchmarks.service import serve_environment
 from deployments.asr.deployment import ASR
 from deployments.autoscaling import AudioSecondsPolicy
 from deployments.ingress.deployment import Ingress
@@ -275,6 +276,14 @@ def test_a_pod_that_is_stopped_has_time_to_end_what_it_has(overlay: Path) -> Non
         assert replica_s < drain_s < template["spec"]["terminationGracePeriodSeconds"]
     assert the("RayService", render(overlay))["spec"]["rayClusterDeletionDelaySeconds"] > replica_s
     assert hasattr(ray_constants, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"), "Ray has another name for it now"
+
+
+@each_overlay
+def test_pods_have_the_environment_that_make_serve_gives(overlay: Path) -> None:
+    for template in pod_templates(render(overlay)).values():
+        (container,) = template["spec"]["containers"]
+        environment = {one["name"]: one.get("value") for one in container["env"]}
+        assert environment.items() >= serve_environment().items()
 
 
 @each_overlay

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from deployments.audio.speech import SpeechOptions
-from deployments.exceptions import EngineFailure, InvalidAudio, ServiceUnavailable
+from deployments.exceptions import EngineFailure, InvalidAudio, ReplicaLost, ServiceUnavailable
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
@@ -287,6 +287,20 @@ class TestLongRecordings:
             await transcribe(recognizer, said(2))
         with pytest.raises(ServiceUnavailable):
             await stream(recognizer, said(2))
+
+    async def test_a_piece_that_replicas_die_of_is_not_asked_for_again(self) -> None:
+        killed: list[Utterance] = []
+
+        def say(_: int, heard: Utterance) -> Transcription | Exception:
+            if number_of(heard) == 2:
+                killed.append(heard)
+                return ReplicaLost("Restarting.")
+            return answer(f"Number {number_of(heard)}.")
+
+        for hear in (transcribe, stream):
+            with pytest.raises(ReplicaLost):
+                await hear(FakeRecognizer(say), FOUR_PIECES)
+        assert len(killed) == 2
 
 
 class TestStreams:

@@ -30,7 +30,7 @@ class Replica(Aligner.func_or_class):  # type: ignore[name-defined]
     @property
     def looks_healthy(self) -> bool:
         try:
-            self.check_health()
+            self._check()
         except RuntimeError:
             return False
         return True

@@ -21,7 +21,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
 from deployments.asr.request import Request
 from deployments.asr.sampling import _probabilities, sample
-from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
+from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ReplicaLost, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
@@ -162,8 +162,36 @@ def test_a_device_that_is_gone_for_good_is_remembered(engine: Engine, monkeypatc
         raise torch.AcceleratorError("device-side assert triggered")
 
     monkeypatch.setattr(engine._runner, "prefill", fail)
-    assert isinstance(engine.transcribe([make_utterance(noise(0.5))])[0], EngineFailure)
+    assert isinstance(engine.transcribe([make_utterance(noise(0.5))])[0], ReplicaLost)
     with pytest.raises(RuntimeError, match="device"):
+        engine.check()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), ReplicaLost),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 16 bytes."), ReplicaLost),
+        (MemoryError(), ReplicaLost),
+        (RuntimeError("size mismatch"), EngineFailure),
+    ],
+)
+def test_what_may_be_the_replicas_fault_is_told_so_and_three_in_a_row_are_too_many(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+) -> None:
+    def fail(*_: Any, **__: Any) -> torch.Tensor:
+        raise error
+
+    utterance = make_utterance(noise(0.5), max_new_tokens=2)
+    for failures in (2, 3):
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._runner, "prefill", fail)
+            for _ in range(failures):
+                assert type(engine.transcribe([utterance])[0]) is expected
+        if failures < 3:
+            engine.check()
+            _transcribed(engine.transcribe([utterance]))  # and all is forgotten
+    with pytest.raises(RuntimeError, match="the last 3 utterances failed"):
         engine.check()
 
 
