@@ -4,6 +4,7 @@ SHELL := /bin/bash
 
 HOST = 127.0.0.1
 PORT = 8000
+CONFIG = serve_config.yaml
 # The first of these that there is; any Python 3.11 or 3.12 will do: make serve PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
@@ -23,9 +24,9 @@ help:  ## list the targets
 
 setup: .venv/.dev  ## install everything, for developing
 
-serve: .venv/.serve  ## serve the model of serve_config.yaml on HOST:PORT
+serve: .venv/.serve  ## serve the model of CONFIG (serve_config.yaml) on HOST:PORT
 	@mkdir -p .build
-	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' serve_config.yaml > .build/serve_config.yaml
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' $(CONFIG) > .build/serve_config.yaml
 	@$(BIN)/python -m deployments.check .build/serve_config.yaml
 	@exec $(BIN)/serve run .build/serve_config.yaml
 
