@@ -68,6 +68,17 @@ class Turn:
             self._held.clear()
         return not self.told
 
+    def go_on(self, answers: Iterable[Transcription]) -> bool:
+        """Say what `answers` say beyond what was told, if they begin with that; whether they do."""
+        text, tokens = join_answers(answers)
+        count = len(self.tokens)
+        same = [token.data for token in tokens[:count]] == [token.data for token in self.tokens]
+        if not (same and text.startswith(self.told)):
+            return False
+        if len(text) > len(self.told):
+            self.say([Delta(text[len(self.told) :], tokens[count:])])
+        return True
+
     def end(self, answers: Iterable[Transcription]) -> None:
         """End the turn. Where nothing was said yet, say all of `answers` first; else they are what was said."""
         text, tokens = join_answers(answers)

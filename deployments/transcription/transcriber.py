@@ -150,10 +150,8 @@ class Transcriber:
         """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
         try:
             answer, has_stopped = await self._say(piece, options, turn)
-        except ServiceUnavailable:
-            if not turn.take_back():
-                raise
-            heard = await self._hear_patiently(piece, options, is_first=is_first)
+        except ServiceUnavailable as error:
+            heard = await self._hear_again(piece, options, turn, error, is_first=is_first)
         else:
             if turn.take_back():
                 heard = await self._guard.check(piece, options, answer)
@@ -163,6 +161,22 @@ class Transcriber:
             else:
                 heard = Heard((Part.of(piece, answer),), self._guard.exhausted(piece, answer))
         turn.end(part.transcription for part in heard.parts)
+        return heard
+
+    async def _hear_again(
+        self, piece: Piece, options: DecodingOptions, turn: Turn, error: ServiceUnavailable, *, is_first: bool
+    ) -> Heard:
+        """Transcribe a piece whose stream broke off, and go on in its turn from where that was.
+
+        Raises:
+            ServiceUnavailable: what was heard now does not begin with what was told.
+        """
+        if turn.take_back():
+            return await self._hear_patiently(piece, options, is_first=is_first)
+        self._on_retry("replica_died")
+        heard = await self._hear_patiently(piece, options, is_first=False)
+        if not turn.go_on(part.transcription for part in heard.parts):
+            raise error
         return heard
 
     async def _say(self, piece: Piece, options: DecodingOptions, turn: Turn) -> tuple[Transcription, bool]:

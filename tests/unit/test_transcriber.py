@@ -86,6 +86,20 @@ class FakeRecognizer:
         return said
 
 
+class BreakingOff(FakeRecognizer):
+    """The stream of the piece of this number (see `number_of`), or of a short recording, breaks off after a word."""
+
+    def __init__(self, number: int, say: Callable[[int, Utterance], Transcription | Exception]):
+        super().__init__(say)
+        self._number = number
+
+    async def stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+        async for item in super().stream(utterance):
+            yield item
+            if utterance.duration < 10 or number_of(utterance) == self._number:
+                raise ServiceUnavailable("Restarting.")
+
+
 def transcriber_of(recognizer: FakeRecognizer, *, window: int = 4, guarded: list[str] | None = None) -> Transcriber:
     """What its guards do is added to `guarded`."""
     on_guard = guarded.append if guarded is not None else lambda _: None
@@ -341,6 +355,27 @@ class TestStreams:
 
         _, transcript = await stream(FakeRecognizer(say), FOUR_PIECES)
         assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+
+    async def test_a_stream_that_breaks_off_goes_on_from_there(self) -> None:
+        """As where a replica dies: what was told of piece 1 stands, the others are not lost."""
+        recognizer = BreakingOff(1, FakeRecognizer().say)
+        deltas, transcript = await stream(recognizer, FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+        assert [delta.text for delta in deltas][2:4] == [" Number", " 1."]
+        assert len(recognizer.heard) == 5
+
+    async def test_with_its_tokens(self) -> None:
+        recognizer = BreakingOff(0, lambda *_: answer("Five. Six.", tokens=TOKENS))
+        deltas, transcript = await stream(recognizer, said(2))
+        assert [delta.tokens for delta in deltas] == [TOKENS[:1], TOKENS[1:]]
+        assert transcript == await transcribe(FakeRecognizer(lambda *_: answer("Five. Six.", tokens=TOKENS)), said(2))
+
+    @pytest.mark.parametrize("again", [answer("Four. Six."), answer("Five. Six.", tokens=(Token(b"Fi", -1.0),))])
+    async def test_but_not_with_another_beginning(self, again: Transcription) -> None:
+        tokens = TOKENS if again.tokens else ()
+        recognizer = BreakingOff(0, lambda number, _: again if number else answer("Five. Six.", tokens=tokens))
+        with pytest.raises(ServiceUnavailable, match="Restarting"):
+            await stream(recognizer, said(2))
 
     async def test_tokens_of_several_pieces_make_up_the_text(self) -> None:
         recognizer = FakeRecognizer(lambda *_: answer("So it.", tokens=(Token(b"So", -1.0), Token(b" it.", -0.5))))
