@@ -1,7 +1,9 @@
 """What this replica computes on: device, number format, threads."""
 
 import importlib.util
+import math
 import os
+from pathlib import Path
 
 import psutil
 import torch
@@ -11,7 +13,8 @@ from deployments.asr.cache import slot_bytes
 from deployments.exceptions import CheckpointError
 from deployments.settings import MAX_AUTO_SLOTS, Settings
 
-"""More rows than these make every one slower without making all of them faster."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+"""Where a container's limits are told (of the second kind of control groups, which Kubernetes uses)."""
 KEPT_FOR_CACHE = 0.8
 """Share of the free memory that the cache may take; the rest is for activations."""
 
@@ -44,7 +47,17 @@ def choose_threads(settings: Settings, device: torch.device) -> int:
     """Threads for torch. Ray sets OMP_NUM_THREADS to 1, which would leave a CPU replica on one core."""
     if settings.torch_threads != "auto":
         return settings.torch_threads
-    return 1 if device.type == "cuda" else len(os.sched_getaffinity(0))
+    return 1 if device.type == "cuda" else _cores()
+
+
+def _cores() -> int:
+    """Cores that this process may use. A container's limit is a quota of time on all cores of its machine."""
+    visible = len(os.sched_getaffinity(0))
+    try:
+        quota, period = (CONTROL_GROUP / "cpu.max").read_text().split()
+    except OSError:  # no container
+        return visible
+    return visible if quota == "max" else min(visible, max(1, math.ceil(int(quota) / int(period))))
 
 
 def choose_admission(settings: Settings, device: torch.device) -> float:
@@ -86,10 +99,22 @@ def choose_slots(settings: Settings, config: Qwen3Config, dtype: torch.dtype, de
 def free_bytes(device: torch.device, gpus: float) -> int:
     """Memory left on a device for the cache, with a part set aside for what a step computes."""
     if device.type == "cpu":
-        return int(KEPT_FOR_CACHE * psutil.virtual_memory().available)
+        return int(KEPT_FOR_CACHE * _free_memory())
     free, total = torch.cuda.mem_get_info(device)
     own = min(free, total * min(gpus, 1.0) - torch.cuda.memory_reserved(device))
     return int(KEPT_FOR_CACHE * own)
+
+
+def _free_memory() -> int:
+    """Of the machine, or of the container where that is less."""
+    free: int = psutil.virtual_memory().available
+    try:
+        limit, used = ((CONTROL_GROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        used_for = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
+    except OSError:  # no container
+        return free
+    # Cached files, such as the checkpoint's, go when memory is needed.
+    return free if limit == "max" else min(free, int(limit) - int(used) + int(used_for["inactive_file"]))
 
 
 def choose_attention(device: torch.device, dtype: torch.dtype) -> str:

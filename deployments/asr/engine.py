@@ -1,14 +1,12 @@
 """The engine: utterances join the running batch between two decode steps, and leave it the moment they end."""
 
 import contextlib
-import logging
 import math
 import threading
 import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
-from concurrent.futures import Future, InvalidStateError
 
 import numpy as np
 import torch
@@ -18,15 +16,14 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
 from deployments.asr.request import Request
+from deployments.asr.result import fail, finish, finish_reason, result_of
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.asr.statistics import Group, Load, Statistics
-from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ServiceError
+from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, FinishReason, Timings, Token, Transcription, Utterance
-
-logger = logging.getLogger("ray.serve.asr")
+from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
@@ -102,7 +99,7 @@ class Engine:
         """Transcribe utterances together; blocking. Returns one result for each, in order."""
         requests = [Request(utterance) for utterance in utterances]
         self.submit(requests)
-        return [_result_of(request.future) for request in requests]
+        return [result_of(request.future) for request in requests]
 
     def warm_up(self) -> None:
         """Transcribe two short utterances, so that no caller pays for first-time initialisation.
@@ -178,7 +175,7 @@ class Engine:
             except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
                 self._note(error)
                 for sequence in (*self._joining, *self._reading, *self._running):
-                    _fail(sequence.future, error, sequence.utterance)
+                    fail(sequence.future, error, sequence.utterance)
                 self._joining = []
                 self._running.clear()
                 self._reading.clear()
@@ -218,7 +215,7 @@ class Engine:
         except Exception as error:
             self._note(error)
             if len(group) == 1:
-                _fail(group[0].future, error, group[0].utterance)
+                fail(group[0].future, error, group[0].utterance)
                 return
             # One of them is to blame, or together they are too much for the memory there is.
             for sequence in group:
@@ -277,7 +274,7 @@ class Engine:
                 advanced.append(sequence)
             except Exception as error:
                 self._note(error)
-                _fail(sequence.future, error, sequence.utterance)
+                fail(sequence.future, error, sequence.utterance)
                 failed.append(sequence)
         if advanced:
             self._hand_out(advanced, self._choose(advanced, torch.cat(logits)))
@@ -311,11 +308,11 @@ class Engine:
                 if isinstance(choice, Exception):
                     raise choice
                 sequence.append(*choice)
-                if (reason := _finish_reason(sequence, self._prompt)) is not None:
-                    _finish(sequence, self._prompt, reason)
+                if (reason := finish_reason(sequence, self._prompt)) is not None:
+                    finish(sequence, self._prompt, reason)
                     ended.append(sequence)
             except Exception as error:
-                _fail(sequence.future, error, sequence.utterance)
+                fail(sequence.future, error, sequence.utterance)
                 ended.append(sequence)
         self._remove(ended)
 
@@ -346,7 +343,7 @@ class Engine:
         try:
             return self._sequence(request)
         except Exception as error:
-            _fail(request.future, error, request.utterance)
+            fail(request.future, error, request.utterance)
             return None
 
     def _sequence(self, request: Request) -> Sequence:
@@ -379,71 +376,3 @@ class Engine:
     def _note(self, error: Exception) -> None:
         if isinstance(error, torch.AcceleratorError):
             self.device_error = error
-
-
-def _finish_reason(sequence: Sequence, prompt: Prompt) -> FinishReason | None:
-    """Why the answer has ended; None where it goes on."""
-    if sequence.answer[-1] in prompt.stop_ids:
-        return "stop"
-    if len(sequence.answer) == sequence.budget:
-        return "length"
-    return "repetition" if sequence.loops is not None and sequence.loops.found(sequence.answer) else None
-
-
-def _finish(sequence: Sequence, prompt: Prompt, reason: FinishReason) -> None:
-    options, answer = sequence.utterance.options, sequence.answer
-    language, text = prompt.read_answer(answer, forced_language=options.language)
-    transcription = Transcription(
-        text=text,
-        language=language,
-        finish_reason=reason,
-        audio_tokens=sequence.audio_tokens,
-        text_tokens=len(sequence.prompt_ids) - sequence.audio_tokens,
-        output_tokens=len(answer),
-        avg_logprob=sum(sequence.logprobs) / len(answer),
-        tokens=_tokens(sequence, prompt) if options.logprobs and text else (),
-        timings=_timings(sequence),
-    )
-    if sequence.request.on_delta is not None and (rest := sequence.reader.finish(text)):
-        sequence.request.on_delta(rest)
-    with contextlib.suppress(InvalidStateError):  # cancelled this very moment
-        sequence.future.set_result(transcription)
-
-
-def _timings(sequence: Sequence) -> Timings:
-    now = time.monotonic()
-    began_at = now if sequence.first_token_at is None else sequence.first_token_at
-    return Timings(
-        queue_s=sequence.admitted_at - sequence.request.arrived_at,
-        encode_s=sequence.encode_s,
-        prefill_s=began_at - sequence.admitted_at - sequence.encode_s,
-        decode_s=now - began_at,
-    )
-
-
-def _tokens(sequence: Sequence, prompt: Prompt) -> tuple[Token, ...]:
-    """The tokens of the text, which are the last ones of the answer but for control tokens."""
-    forced_language = sequence.utterance.options.language
-    begins = prompt.text_begins(sequence.answer, forced_language=forced_language)
-    pairs = zip(sequence.answer[begins:], sequence.logprobs[begins:], strict=True)
-    tokens = (Token(prompt.token_bytes(token), logprob) for token, logprob in pairs)
-    return tuple(token for token in tokens if token.data)
-
-
-def _fail(future: "Future[Transcription]", error: Exception, utterance: Utterance) -> None:
-    with contextlib.suppress(InvalidStateError):
-        future.set_exception(_service_error(error, utterance))
-
-
-def _result_of(future: "Future[Transcription]") -> Transcription | ServiceError:
-    try:
-        return future.result()
-    except ServiceError as error:
-        return error
-
-
-def _service_error(error: Exception, utterance: Utterance) -> ServiceError:
-    if isinstance(error, ServiceError):
-        return error
-    logger.error("an utterance of %.2f s could not be transcribed", utterance.duration, exc_info=error)
-    return EngineFailure("The model failed on this recording; the failure has been logged. Try another recording.")

@@ -1,5 +1,7 @@
 """What a replica computes on, and how large a cache its memory holds."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -65,3 +67,25 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch
 def test_threads_are_those_that_were_set() -> None:
     assert choose_threads(Settings(torch_threads=3), CPU) == 3
     assert choose_threads(Settings(), torch.device("cuda")) == 1
+
+
+def test_a_container_bounds_threads_and_memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    everything = module.free_bytes(CPU, 0)
+    limits = {"cpu.max": "350000 100000", "memory.max": str(2**26), "memory.current": str(2**25)}
+    for name, value in {**limits, "memory.stat": f"anon 5\ninactive_file {2**24}"}.items():
+        (tmp_path / name).write_text(value + "\n")
+    assert choose_threads(Settings(), CPU) == 4
+    assert module.free_bytes(CPU, 0) == int(0.8 * (2**25 + 2**24)) < everything
+
+
+def test_a_container_without_limits_has_the_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "CONTROL_GROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)))
+    assert choose_threads(Settings(), CPU) == 16, "outside of a container"
+    limits = {"cpu.max": "max 100000", "memory.max": "max", "memory.current": str(2**25)}
+    for name, value in {**limits, "memory.stat": "inactive_file 0"}.items():
+        (tmp_path / name).write_text(value + "\n")
+    assert choose_threads(Settings(), CPU) == 16
+    assert module.free_bytes(CPU, 0) > 2**26
