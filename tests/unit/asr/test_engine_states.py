@@ -14,9 +14,11 @@ from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription
 from tests.unit.asr.conftest import make_utterance, noise
 
+LENGTHS = ((0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20), (17.0, 8))
+"""Seconds of sound, and tokens of the answer."""
 UTTERANCES = tuple(
     make_utterance(noise(seconds, seed=i), language=[None, "English"][i % 2], max_new_tokens=tokens)
-    for i, (seconds, tokens) in enumerate([(0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20)])
+    for i, (seconds, tokens) in enumerate(LENGTHS)
 )
 
 
@@ -32,8 +34,10 @@ def alone(checkpoint: Checkpoint) -> list[Transcription]:
 
 @pytest.mark.parametrize("piece_tokens", [0, 7])
 def test_every_utterance_gets_its_own_answer(
-    checkpoint: Checkpoint, alone: list[Transcription], piece_tokens: int
+    checkpoint: Checkpoint, alone: list[Transcription], piece_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("deployments.asr.engine.OVERTAKING_PIECES", 6)  # those of up to 2 s overtake
+
     class Arrivals(RuleBasedStateMachine):
         """Steps the engine by hand, so that every interleaving can be repeated."""
 
