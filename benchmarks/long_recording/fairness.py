@@ -114,7 +114,7 @@ def _giant(sentences: list[Sentence], hours: float) -> Clip:
 def main() -> None:
     """Measure, print the figures, save them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=60)
+    parser.add_argument("--clips", type=int, default=40)
     parser.add_argument("--rate", type=float, default=1.0, help="clips a second")
     parser.add_argument("--hours", type=float, default=5.0, help="of the giant recording")
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
