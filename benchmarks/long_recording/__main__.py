@@ -7,8 +7,8 @@
 The first row is ten minutes of sentences, sent singly and eight at a time. The others are an hour in recordings of one
 length, sent one after the other: sixty of a minute, six of ten minutes, one of an hour. A word is lost where it is
 missing from the answer, added where it is in it without having been said; words that were heard as others are in the
-error rate alone. What the same sentence does alone as well is the model's fault: only the other slips can come of
-cutting and joining. They are printed, each with the words around it.
+error rate alone. What happens to a sentence in company only, not where it is sent alone, is printed, with the words
+around it. The model has to answer for it as well, but where the sentence was cut in two: that is counted as *at cuts*.
 
 The processor's seconds are those of all processes of the service together: seconds of the clock also tell how well the
 cores were kept busy, and who else was.
@@ -23,8 +23,11 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import requests
+
 from benchmarks import machine, results
 from benchmarks.client import Client, Run, closed_loop, failures
+from benchmarks.long_recording.cuts import cut_sentences
 from benchmarks.long_recording.speech import Recording, join, speak
 from benchmarks.long_recording.words import Comparison, Habits, by_joining, compare, habits
 from benchmarks.results import Cell
@@ -37,7 +40,9 @@ COLUMNS = [
     "words",
     "lost",
     "added",
-    "of these by joining",
+    "not so singly",
+    "cut sentences",
+    "lost or added at cuts",
     "s per minute",
     "processor s per minute",
 ]
@@ -85,14 +90,15 @@ async def send(
     return Load(name, recordings, run, service.processor_s() - before if service is not None else None)
 
 
-def report(load: Load, prone: Habits) -> tuple[list[Cell], list[str]]:
-    """One row of the table, and a line for each slip that joining is to blame for."""
+def report(load: Load, prone: Habits, limit_s: float) -> tuple[list[Cell], list[str]]:
+    """One row of the table, and a line for each slip that is not made where the sentence is sent alone."""
     comparisons = load.comparisons()
+    cut = [cut_sentences(recording, limit_s) for recording in load.recordings]
     words = sum(comparison.words for comparison in comparisons)
     slips = [slip for comparison in comparisons for slip in comparison.slips]
-    to_blame = [
-        slip
-        for recording, comparison in zip(load.recordings, comparisons, strict=True)
+    joined = [
+        (slip, not numbers.isdisjoint(slip.sentences))
+        for recording, comparison, numbers in zip(load.recordings, comparisons, cut, strict=True)
         for slip in by_joining(comparison, [sentence.text for sentence in recording.sentences], prone)
     ]
     row: list[Cell] = [
@@ -102,11 +108,13 @@ def report(load: Load, prone: Habits) -> tuple[list[Cell], list[str]]:
         words,
         sum(slip.kind == "lost" for slip in slips),
         sum(slip.kind == "added" for slip in slips),
-        len(to_blame),
+        len(joined),
+        sum(map(len, cut)),
+        sum(at_cut for _, at_cut in joined),
         load.run.took_s / load.minutes,
         load.processor_s / load.minutes if load.processor_s is not None else None,
     ]
-    return row, [f"{load.name}: {slip}" for slip in to_blame]
+    return row, [f"{load.name}{', at a cut' if at_cut else ''}: {slip}" for slip, at_cut in joined]
 
 
 async def run(client: Client, service: Service | None, minutes: Sequence[float]) -> list[Load]:
@@ -138,13 +146,14 @@ def main() -> None:
     print(machine.describe())
     with contextlib.nullcontext() if arguments.url else serving(_SETTINGS) as service:
         url = arguments.url or f"{service.url}/v1"
+        limit_s = requests.get(f"{url}/models", timeout=10).json()["data"][0]["max_utterance_s"]
         loads = asyncio.run(_measure(url, service, arguments.minutes))
     singly = loads[0]
     prone = habits(
         (recording.sentences[0].text, comparison)
         for recording, comparison in zip(singly.recordings, singly.comparisons(), strict=True)
     )
-    rows, slips = zip(*(report(load, prone) for load in loads), strict=True)
+    rows, slips = zip(*(report(load, prone, limit_s) for load in loads), strict=True)
     for line in [line for lines in slips for line in lines] + failures(load.run for load in loads):
         print(line)
     print(results.table(COLUMNS, rows))

@@ -37,6 +37,8 @@ class Recording:
 
     waveform: Waveform
     sentences: tuple[Sentence, ...]
+    starts: tuple[float, ...]
+    """Where each sentence begins, in seconds."""
 
     @property
     def seconds(self) -> float:
@@ -68,16 +70,18 @@ def join(sentences: list[Sentence], seconds: float, seed: int) -> Recording:
     rng = random.Random(seed)
     waveforms: list[Waveform] = []
     chosen: list[Sentence] = []
+    starts: list[float] = []
     length = 0.0
     while length < seconds:
         for sentence in rng.sample(sentences, len(sentences)):
             pause = np.zeros(round(rng.uniform(*PAUSE_S) * SAMPLE_RATE), np.float32)
             waveforms += [pause, sentence.waveform]
             chosen.append(sentence)
-            length += len(pause) / SAMPLE_RATE + sentence.seconds
+            starts.append(length + len(pause) / SAMPLE_RATE)
+            length = starts[-1] + sentence.seconds
             if length >= seconds:
                 break
-    return Recording(np.concatenate(waveforms), tuple(chosen))
+    return Recording(np.concatenate(waveforms), tuple(chosen), tuple(starts))
 
 
 def write_mp3(path: Path, recording: Recording, seconds: float) -> float:

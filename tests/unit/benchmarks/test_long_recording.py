@@ -11,12 +11,19 @@ import pytest
 
 from benchmarks.client import Clip, Exchange, Run
 from benchmarks.long_recording import fairness, memory, replicas
+from benchmarks.long_recording.cuts import cut_sentences
 from benchmarks.long_recording.speech import Sentence, join, write_mp3
 from benchmarks.long_recording.words import by_joining, compare, habits
 from deployments.audio.decode import decode
-from deployments.transcription.utterance import SAMPLE_RATE
+from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from tests.speech import RECORDINGS, Recording
 
 SAID = ["The plane leaves at ten.", "I like tea.", "Call me."]
+
+
+def waveform_of(recording: Recording) -> Waveform:
+    with recording.path.open("rb") as file:
+        return decode(file, max_duration_s=60)
 
 
 def sentence(seconds: float, seed: int) -> Sentence:
@@ -67,7 +74,16 @@ class TestSpeech:
         sounding = np.abs(recording.waveform) > 0
         assert np.count_nonzero(sounding) == pytest.approx(len(recording.sentences) * SAMPLE_RATE, rel=0.01)
         assert not sounding[: round(0.3 * SAMPLE_RATE)].any()
+        for start, each in zip(recording.starts, recording.sentences, strict=True):
+            begin = round(start * SAMPLE_RATE)
+            assert np.array_equal(recording.waveform[begin : begin + len(each.waveform)], each.waveform)
         assert {each.text for each in recording.sentences} == {each.text for each in sentences}
+
+    def test_sentences_are_cut_where_they_are_longer_than_a_piece(self) -> None:
+        spoken = [Sentence(waveform_of(recording), recording.text) for recording in RECORDINGS[:4]]
+        recording = join(spoken, 30, seed=1)
+        assert cut_sentences(recording, 30.0) == set(), "nobody needs to be cut"
+        assert cut_sentences(recording, 1.5) == set(range(len(recording.sentences)))
 
     def test_an_mp3_is_as_long_as_it_says_and_holds_the_recording_over_and_over(self, tmp_path: Path) -> None:
         tone = 0.5 * np.sin(np.arange(4 * SAMPLE_RATE) * 2 * np.pi * 440 / SAMPLE_RATE)
