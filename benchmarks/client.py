@@ -4,6 +4,7 @@ What fails is counted, with its reason; statistics are of the answered requests 
 """
 
 import asyncio
+import json
 import random
 import statistics
 import time
@@ -40,6 +41,8 @@ class Exchange:
     text: str | None
     """None where it failed."""
     error: str | None = None
+    first_s: float | None = None
+    """Until the first words of a stream were there."""
 
 
 @dataclass(frozen=True)
@@ -94,17 +97,24 @@ class Client:
         url: what OpenAI's SDK calls the base URL, such as `http://127.0.0.1:8000/v1`.
         model: sent as `model`; by default the first one that the service lists.
         api_key: sent as bearer token.
-        fields: further form fields of every request.
+        fields: further form fields of every request. With `stream=true` among them, or in a clip's, the answer is read
+            as events.
+        timeout_s: how long a service may be silent.
     """
 
     def __init__(
-        self, url: str, model: str | None = None, api_key: str = "none", fields: Mapping[str, str] | None = None
+        self,
+        url: str,
+        model: str | None = None,
+        api_key: str = "none",
+        fields: Mapping[str, str] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ):
         self._url = url.rstrip("/")
         self._model = model
         self._fields = dict(fields or {})
         self._http = httpx.AsyncClient(
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             headers={"Authorization": f"Bearer {api_key}"},
             limits=httpx.Limits(max_connections=None),
             trust_env=False,  # a proxy of the environment would be measured with it
@@ -134,14 +144,23 @@ class Client:
         """Send one clip; never raises for what the service or the network does."""
         fields = {"model": await self.model(), **self._fields, **clip.fields}
         started = time.perf_counter()
+        first_s = None
         try:
-            response = await self._http.post(
-                f"{self._url}/audio/transcriptions", data=fields, files={"file": (clip.name, clip.upload)}
-            )
-            text, error = _read(response)
+            async with self._http.stream(
+                "POST",
+                f"{self._url}/audio/transcriptions",
+                data=fields,
+                files={"file": (clip.name, clip.upload)},
+            ) as response:
+                if response.headers.get("content-type", "").startswith("text/event-stream"):
+                    text, error, first_at = await _read_events(response)
+                    first_s = first_at - started if first_at is not None else None
+                else:
+                    await response.aread()
+                    text, error = _read(response)
         except httpx.HTTPError as failure:
             text, error = None, f"{type(failure).__name__} {failure}".strip()
-        return Exchange(clip, time.perf_counter() - started, text, error)
+        return Exchange(clip, time.perf_counter() - started, text, error, first_s)
 
 
 def _read(response: httpx.Response) -> tuple[str | None, str | None]:
@@ -152,6 +171,22 @@ def _read(response: httpx.Response) -> tuple[str | None, str | None]:
         return str(response.json()["text"]), None
     except (ValueError, KeyError, TypeError):
         return None, f"200 without a text: {response.text[:200]}"
+
+
+async def _read_events(response: httpx.Response) -> tuple[str | None, str | None, float | None]:
+    """The text of a stream, or what is wrong with it; and when its first words came."""
+    first_at = None
+    async for line in response.aiter_lines():
+        if not line.startswith("data: ") or line == "data: [DONE]":
+            continue
+        event = json.loads(line.removeprefix("data: "))
+        if "error" in event:
+            return None, f"200, then {event['error'].get('message')}", first_at
+        if event["type"].endswith(".delta"):
+            first_at = first_at or time.perf_counter()
+        elif event["type"].endswith(".done"):
+            return str(event["text"]), None, first_at
+    return None, "200, then a stream without an end", first_at
 
 
 async def closed_loop(client: Client, clips: Sequence[Clip], concurrency: int) -> Run:

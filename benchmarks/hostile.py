@@ -22,13 +22,11 @@ import io
 import json
 import struct
 import sys
-import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -41,7 +39,7 @@ from benchmarks.fuzz import verdict
 from benchmarks.hostile_sounds import SOUNDS, at_level
 from benchmarks.results import Cell
 from benchmarks.scoring import Pair, units
-from benchmarks.service import Service, settings_in_environment
+from benchmarks.service import serving, settings_in_environment
 from deployments.audio.decode import decode
 from deployments.transcription.guards import has_loop
 from deployments.transcription.utterance import SAMPLE_RATE, Waveform
@@ -377,16 +375,6 @@ def _client(url: str, timeout_s: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=f"{url.rstrip('/')}/", timeout=timeout_s, trust_env=False)
 
 
-@contextmanager
-def _service(url: str | None) -> Iterator[str]:
-    if url is not None:
-        yield url
-        return
-    with tempfile.TemporaryDirectory() as folder, Service(Path(folder) / "log", "serve", **_SETTINGS) as service:
-        service.wait_until_ready()
-        yield f"{service.url}/v1"
-
-
 async def _show(url: str, number: int, *, heard: bool) -> None:
     case = make_case(number)
     async with _client(url, TIMEOUT_S) as http:
@@ -408,7 +396,8 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     print(machine.describe())
-    with _service(arguments.url) as url:
+    with nullcontext() if arguments.url else serving(_SETTINGS) as service:
+        url = arguments.url or f"{service.url}/v1"
         if arguments.only is not None:
             asyncio.run(_show(url, arguments.only, heard=arguments.heard))
             return

@@ -1,12 +1,15 @@
 """Runs `make serve` as a user does, for benchmarks and end-to-end tests."""
 
 import contextlib
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -22,6 +25,8 @@ STOP_TIMEOUT_S = 60
 """For make itself."""
 END_TIMEOUT_S = 30
 """For what it started, after that."""
+METRICS_EVERY_S = 10
+"""Ray's processes hand over what they counted so often."""
 
 Target = Literal["serve", "baseline", "null-engine"]
 """What make starts: this project's service, what it is compared with (`benchmarks/baseline.py`), or the service without
@@ -60,15 +65,15 @@ class Service:
     Args:
         log: file for its output.
         target: what make starts.
-        config: the config file; by default `serve_config.yaml`.
+        config: the config file, in place of `serve_config.yaml`.
     """
 
-    def __init__(self, log: Path, target: Target = "serve", config: Path | None = None, /, **environment: str):
+    def __init__(self, log: Path, target: Target = "serve", *, config: Path | None = None, **environment: str):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.process = subprocess.Popen(
-            ["make", target, f"PORT={port}", *([f"CONFIG={config}"] if config else [])],
+            ["make", target, f"PORT={port}", *([f"CONFIG={config}"] if config is not None else [])],
             cwd=ROOT,
             env=os.environ | environment,
             stdin=subprocess.DEVNULL,
@@ -106,6 +111,39 @@ class Service:
         assert found
         return found[0]
 
+    def replicas(self, deployment: str) -> list[psutil.Process]:
+        """The processes of a deployment's replicas."""
+        return [process for process in self._started() if f"ServeReplica:asr:{deployment}" in _title(process)]
+
+    def proxy(self) -> psutil.Process:
+        """The process of its HTTP proxy."""
+        (proxy,) = (process for process in self._started() if "ProxyActor" in _title(process))
+        return proxy
+
+    def processor_s(self) -> float:
+        """Seconds of processor time that all its living processes have taken."""
+        times = [process.cpu_times() for process in self._started()]
+        return sum(time.user + time.system for time in times)
+
+    def counters(self, *names: str) -> dict[str, float]:
+        """Metrics as exported now, summed over replicas; processes hand them over every `METRICS_EVERY_S`.
+
+        Args:
+            names: of series, with labels that they must have: `ray_asr_stage_seconds_total{stage="decode"}`.
+        """
+        return totals(self._metrics(), names)
+
+    def _metrics(self) -> str:
+        """What Prometheus is given by the node and the services of its cluster."""
+        folders = [re.search(r"--session[-_]dir=(\S+)", _title(process)) for process in self._started()]
+        folder = Path(next(found[1] for found in folders if found))
+        jobs = json.loads((folder / "prom_metrics_service_discovery.json").read_text())
+        texts = []
+        for target in [target for job in jobs for target in job["targets"]]:
+            with contextlib.suppress(requests.RequestException):  # not all of them serve metrics in every version
+                texts.append(requests.get(f"http://{target}/metrics", timeout=10).text)
+        return "\n".join(texts)
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> list[psutil.Process]:
         """End it; return what it had started and is still alive afterwards, which is then killed.
 
@@ -136,3 +174,32 @@ class Service:
             return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
         except (ProcessLookupError, psutil.NoSuchProcess):
             return False
+
+
+def totals(exposition: str, names: Iterable[str]) -> dict[str, float]:
+    """The sum of each counter over all series of that name in a text for Prometheus; see `Service.counters`."""
+    found = dict.fromkeys(names, 0.0)
+    for line in exposition.splitlines():
+        series, _, value = line.rpartition(" ")
+        for name in found:
+            bare, _, label = name.rstrip("}").partition("{")
+            if series.startswith(f"{bare}{{") and label in series:
+                found[name] += float(value)
+    return found
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+@contextlib.contextmanager
+def serving(settings: Mapping[str, str], config: Path | None = None) -> Iterator[Service]:
+    """A service of its own, ready, for as long as the context lasts."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Service(Path(folder) / "log", "serve", config=config, **settings) as service,
+    ):
+        service.wait_until_ready()
+        yield service

@@ -94,7 +94,7 @@ class Settings(BaseSettings):
     admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
         description="Seconds of audio that may join the running utterances between two decode steps, which wait for "
-        "it; one utterance always may. `auto`: 10 on a CPU, 600 on a GPU.",
+        "it; the first 8 always may. `auto`: 10 on a CPU, 600 on a GPU.",
     )
     aligner: str | None = Field(
         default=None,

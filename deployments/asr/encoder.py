@@ -1,6 +1,6 @@
 """From waveforms to audio embeddings, many utterances at a time and each exactly as if it were alone."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 import torch
@@ -11,6 +11,8 @@ from deployments.transcription.utterance import Waveform
 
 CHUNK_TOKENS = 13
 """Audio embeddings of one whole chunk of `CHUNK_FRAMES`."""
+FRAMES_PER_S = 100
+"""Of the spectrogram."""
 
 
 class AudioEncoder:
@@ -20,6 +22,7 @@ class AudioEncoder:
         self._model = checkpoint.model
         self._log_mel = LogMel(checkpoint.feature_extractor, checkpoint.model.device)
         config = checkpoint.model.config.audio_config
+        self._window_frames: int = config.n_window_infer
         self._window_tokens = CHUNK_TOKENS * (config.n_window_infer // CHUNK_FRAMES)
         # SDPA reads the windows' lengths on the host in every layer, which would stall a GPU each time: left there.
         flash = "flash" in (config._attn_implementation or "")
@@ -27,8 +30,7 @@ class AudioEncoder:
 
     def tokens(self, samples: int) -> int:
         """Embeddings that a waveform of so many samples is encoded to."""
-        chunks, rest = divmod(self._log_mel.frames(samples), CHUNK_FRAMES)
-        return CHUNK_TOKENS * chunks + -(-rest // 8)
+        return _tokens(self._log_mel.frames(samples))
 
     def encode(self, waveforms: Sequence[Waveform]) -> tuple[torch.Tensor, ...]:
         """Embeddings of each utterance, shape (tokens, hidden).
@@ -36,9 +38,22 @@ class AudioEncoder:
         All spectrograms go through as one row, one after the other, with no padding between them; the attention
         windows restart at each utterance, which makes this exact.
         """
-        mels = self._log_mel(waveforms)
-        frames = [self._log_mel.frames(len(waveform)) for waveform in waveforms]
-        lengths = [self.tokens(len(waveform)) for waveform in waveforms]
+        return self._encode(self._log_mel(waveforms), [self._log_mel.frames(len(waveform)) for waveform in waveforms])
+
+    def encode_stretches(self, waveform: Waveform, seconds: float) -> Iterator[torch.Tensor]:
+        """The embeddings of one utterance, as those of `encode`, in as many steps as it takes.
+
+        A step encodes at most so many seconds, but one attention window at least: no window sees another.
+        """
+        (mel,) = self._log_mel([waveform])
+        frames = self._log_mel.frames(len(waveform))
+        step = self._window_frames * max(1, int(seconds * FRAMES_PER_S) // self._window_frames)
+        for start in range(0, frames, step):
+            (embeddings,) = self._encode([mel[:, start : start + step]], [min(step, frames - start)])
+            yield embeddings
+
+    def _encode(self, mels: Sequence[torch.Tensor], frames: list[int]) -> tuple[torch.Tensor, ...]:
+        lengths = [_tokens(count) for count in frames]
         windows = [window for length in lengths for window in self._windows(length)]
         encoded = self._model.get_audio_features(
             torch.cat(mels, dim=1).unsqueeze(0).to(self._model.dtype),
@@ -51,6 +66,11 @@ class AudioEncoder:
     def _windows(self, tokens: int) -> list[int]:
         whole, rest = divmod(tokens, self._window_tokens)
         return [self._window_tokens] * whole + ([rest] if rest else [])
+
+
+def _tokens(frames: int) -> int:
+    chunks, rest = divmod(frames, CHUNK_FRAMES)
+    return CHUNK_TOKENS * chunks + -(-rest // 8)
 
 
 def _mask(frames: list[int], padded: list[int]) -> torch.Tensor:

@@ -28,6 +28,9 @@ from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utte
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
 
+OVERTAKING_TOKENS = 64
+"""So long is the prompt of an utterance at most that overtakes others on their way in: some 3 s of audio."""
+
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
 
@@ -48,10 +51,11 @@ class Engine:
 
     Args:
         checkpoint: the loaded model.
-        slots: utterances that are decoded together at most; more wait, first come first served.
+        slots: utterances that are decoded together at most; more wait. An utterance is due its own duration after its
+            arrival, and who is due first joins first: a short one overtakes long ones, and none waits for ever.
         slot_tokens: tokens of prompt and answer that one utterance may need.
-        admission_s: seconds of audio that are encoded between two decode steps at most (but one utterance always is).
-            The running utterances wait for them, so it bounds how long the others may stall them.
+        admission_s: seconds of audio that are encoded between two decode steps at most (but one attention window of the
+            encoder always is). The running utterances wait for them, so it bounds how long the others may stall them.
         piece_tokens: tokens of a prompt that are read along with one decode step at most, while utterances are
             running; 0 reads whole prompts between two steps.
         graphs: replay decode steps as CUDA graphs.
@@ -71,7 +75,7 @@ class Engine:
         self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs)
         self._admission_s = admission_s
         self._piece_tokens = piece_tokens
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: list[Sequence] = []
         self._joining: list[Sequence] = []
         """Taken from the waiting ones by the step that goes on."""
         self._running: list[Sequence] = []
@@ -156,7 +160,7 @@ class Engine:
         self._drop_cancelled()
         group = self._next_group()
         with self._deadline(group):
-            self._admit(group, whole=not (self._running and self._piece_tokens))
+            self._admit(group, at_once=bool(self._reading))
             self._joining = []
             self._decode()
 
@@ -193,39 +197,56 @@ class Engine:
         self._reading = deque(sequence for sequence in self._reading if not sequence.future.cancelled())
 
     def _next_group(self) -> list[Sequence]:
-        """The utterances to join now: in the order of their arrival, as many as slots and `admission_s` allow."""
+        """The utterances to join now, as many as slots and `admission_s` allow: those that are due first.
+
+        While others are still on their way in, only those that may overtake them: due before, and read at once.
+        """
         group: list[Sequence] = []
-        if self._reading:
-            return group
+        entering = [*self._joining, *self._reading]
         seconds = 0.0
         with self._arrival:
-            while self._waiting and len(self._running) + len(group) < self._runner.cache.slots:
-                if self._waiting[0].future.cancelled():
-                    self._waiting.popleft()
+            self._waiting = [sequence for sequence in self._waiting if not sequence.future.cancelled()]
+            for sequence in sorted(self._waiting, key=lambda sequence: sequence.due_at):
+                if len(self._running) + len(entering) + len(group) == self._runner.cache.slots:
+                    break
+                if any(sequence.due_at >= other.due_at for other in entering):
+                    break
+                if entering and len(sequence.prompt_ids) > OVERTAKING_TOKENS:
                     continue
-                seconds += self._waiting[0].utterance.duration
+                seconds += sequence.utterance.duration
                 if group and seconds > self._admission_s:
                     break
-                group.append(self._waiting.popleft())
-            self._joining = group
+                group.append(sequence)
+            self._waiting = [sequence for sequence in self._waiting if sequence not in group]
+            self._joining = [*self._joining, *group]
         return group
 
-    def _admit(self, group: list[Sequence], *, whole: bool) -> None:
-        """Encode utterances, and read their prompts: whole, or piece by piece in the steps that follow."""
+    def _admit(self, group: list[Sequence], *, at_once: bool = False) -> None:
+        """Encode utterances, and read their prompts: piece by piece in the steps that follow, or whole.
+
+        Args:
+            group: the utterances.
+            at_once: read whole prompts although others are running: the new ones overtake those that are being read.
+        """
         if not group:
             return
         began_at = time.monotonic()
+        room = 0
         try:
-            self._runner.encode(group)
+            meanwhile_s = self._encode(group)
+            whole = at_once or not (self._running and self._piece_tokens)
+            if whole:
+                room = self._make_room(len(group))
             logits = self._runner.prefill(group, first_slot=len(self._running)) if whole else None
         except Exception as error:
+            self._make_room(-room)
             self._note(error)
             if len(group) == 1:
                 self._fail(group[0].request, error)
                 return
             # One of them is to blame, or together they are too much for the memory there is.
             for sequence in group:
-                self._admit([sequence], whole=whole)
+                self._admit([sequence], at_once=at_once)
             return
         if logits is None:
             self._note_admission(group, began_at)
@@ -235,7 +256,33 @@ class Engine:
             choices = self._choose(group, logits)
             self._note_admission(group, began_at)
             self._hand_out(group, choices)
-            self.statistics.prefilled(time.monotonic() - began_at - group[0].encode_s)
+            self.statistics.prefilled(time.monotonic() - began_at - meanwhile_s - group[0].encode_s)
+
+    def _encode(self, group: list[Sequence]) -> float:
+        """Encode utterances; a long one in stretches, between which the others go on.
+
+        Returns the seconds that the others took meanwhile.
+        """
+        if len(group) > 1 or group[0].utterance.duration <= self._admission_s:
+            self._runner.encode(group)
+            return 0.0
+        meanwhile_s = 0.0
+        joining = self._joining
+        for _ in self._runner.encode_stretches(group[0], self._admission_s):
+            began_at = time.monotonic()
+            self._drop_cancelled()
+            self._admit(self._next_group(), at_once=True)
+            self._joining = joining
+            self._decode()
+            meanwhile_s += time.monotonic() - began_at
+        return meanwhile_s
+
+    def _make_room(self, rows: int) -> int:
+        """Move the prompt that is being read so many slots further, or back where they are negative."""
+        if rows and self._reading and (read := self._reading[0].read):
+            slot = len(self._running) + max(0, -rows)
+            self._runner.cache.move(slot, slot + rows, read)
+        return rows
 
     def _decode(self) -> None:
         rows = list(self._running)
@@ -253,7 +300,7 @@ class Engine:
             self._note_step(others, time.monotonic() - began_at)
             if reading is not None:
                 self._reading.popleft()
-                self._admit([reading], whole=True)
+                self._admit([reading], at_once=True)
             return
         if reading is not None:
             reading.read = until

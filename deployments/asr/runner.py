@@ -1,6 +1,7 @@
 """Runs the model: prompts in, whole or in pieces, and one token a row out."""
 
 import logging
+from collections.abc import Iterator
 from collections.abc import Sequence as Items
 
 import torch
@@ -41,12 +42,14 @@ class ModelRunner:
             model.config.text_config, slots=slots, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device
         )
         self._encoding = Stopwatch(self._device)
+        self._encoded_before_s = 0.0
+        """In the stretches before the last one, of an utterance that was encoded in several."""
         self._graphs = self._record_graphs() if graphs else None
 
     @property
     def encode_s(self) -> float:
-        """Seconds that the last `encode` took; on a GPU to be read when the host has waited for what came after it."""
-        return self._encoding.seconds
+        """Seconds that encoding last took; on a GPU to be read when the host has waited for what came after it."""
+        return self._encoded_before_s + self._encoding.seconds
 
     def encode(self, sequences: Items[Sequence]) -> None:
         """Encode the audio of new rows and give each its `prompt`: (tokens, hidden)."""
@@ -54,12 +57,31 @@ class ModelRunner:
         ids = [token for sequence in sequences for token in sequence.prompt_ids]
         embeddings = self._embed_tokens(self._on_device(torch.tensor(ids)))
         prompts = embeddings.split([len(sequence.prompt_ids) for sequence in sequences])
+        self._encoded_before_s = 0.0
         with self._encoding:
             encoded = self.encoder.encode(waveforms)
         for sequence, prompt, audio in zip(sequences, prompts, encoded, strict=True):
-            audio_start = sequence.prompt_ids.index(self._audio_id)
-            prompt[audio_start : audio_start + len(audio)] = audio
-            sequence.prompt = prompt
+            self._fill_in(sequence, prompt, audio)
+
+    def encode_stretches(self, sequence: Sequence, seconds: float) -> Iterator[None]:
+        """As `encode` of one row; yields where so many seconds of its audio are encoded and there are more."""
+        prompt = self._embed_tokens(self._on_device(torch.tensor(sequence.prompt_ids)))
+        parts: list[torch.Tensor] = []
+        before_s = 0.0
+        stretches = self.encoder.encode_stretches(sequence.utterance.waveform, seconds)
+        while sum(map(len, parts)) < sequence.audio_tokens:
+            if parts:
+                before_s += self._encoding.seconds
+                yield
+            with self._encoding:
+                parts.append(next(stretches))
+        self._encoded_before_s = before_s
+        self._fill_in(sequence, prompt, torch.cat(parts))
+
+    def _fill_in(self, sequence: Sequence, prompt: torch.Tensor, audio: torch.Tensor) -> None:
+        audio_start = sequence.prompt_ids.index(self._audio_id)
+        prompt[audio_start : audio_start + len(audio)] = audio
+        sequence.prompt = prompt
 
     def prefill(self, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
         """Read the whole prompts of encoded rows into the slots from `first_slot` on.

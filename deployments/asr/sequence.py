@@ -50,6 +50,11 @@ class Sequence:
         return self.request.future
 
     @property
+    def due_at(self) -> float:
+        """On the monotonic clock: who is due first joins first."""
+        return self.request.arrived_at + self.utterance.duration
+
+    @property
     def position(self) -> int:
         """Where in its slot the next token goes."""
         return len(self.prompt_ids) + len(self.answer) - 1

@@ -3,6 +3,7 @@
 Free of Ray and torch: `deployment.py` runs it in a replica, the tests in milliseconds.
 """
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -149,7 +150,7 @@ def create_app(
             return await open_stream(_until_closed(items, stack.pop_all()), deadline, asked.warnings)
         transcript = await transcriber.transcribe(recording, asked.options, asked.speech, words=asked.word_times)
         with tracer.start_as_current_span("render"):
-            return render(transcript, asked)
+            return await asyncio.to_thread(render, transcript, asked)  # subtitles of hours take a second
 
     @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, get_args
 
 from deployments.audio.speech import SpeechOptions
-from deployments.exceptions import InvalidRequest, UnknownModel
+from deployments.exceptions import InvalidRequest, UnalignableLanguage, UnknownModel
 from deployments.ingress import chunking
 from deployments.ingress.fields import check_choice, read_boolean, read_integer, read_number
 from deployments.ingress.multipart import Form, array_name, quoted
@@ -92,8 +92,8 @@ def transcription_request(form: Form, served: ServedModel, settings: Settings) -
     temperature = read_number(form, "temperature", low=0, high=MAX_TEMPERATURE)
     logprobs = _logprobs(form, response_format)
     granularities = _granularities(form, response_format, has_aligner=settings.aligner is not None)
-    if "word" in granularities and language is not None:
-        check_alignable(language)
+    if "word" in granularities:
+        _check_word_times(language, languages)
     stream = _stream(form, response_format)
     speech = chunking.read_chunking(form)
     top_p = read_number(form, "top_p", low=0, high=1, above_low=True)
@@ -181,6 +181,19 @@ def _languages(form: Form, default: str | None) -> tuple[str | None, tuple[str, 
     if language is None and not allowed:
         language = default
     return language, tuple(dict.fromkeys(allowed))
+
+
+def _check_word_times(language: str | None, languages: tuple[str, ...]) -> None:
+    """Raise `UnalignableLanguage` where it is certain that there can be no word times: in all that may be heard."""
+    candidates = (language,) if language is not None else languages
+    refusals: list[UnalignableLanguage] = []
+    for candidate in candidates:
+        try:
+            check_alignable(candidate)
+        except UnalignableLanguage as error:
+            refusals.append(error)
+    if refusals and len(refusals) == len(candidates):
+        raise refusals[0]
 
 
 def _context(form: Form) -> str:

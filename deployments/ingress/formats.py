@@ -14,8 +14,8 @@ from deployments.transcription.utterance import Token
 
 LOWEST_LOGPROB = -9999.0
 """What OpenAI's API says for a probability of zero, whose logarithm no JSON number is."""
-_MAX_WARNINGS = 16
-_MAX_WARNINGS_HEADER_CHARS = 1000
+_MAX_WARNING_CHARS = 500
+_MAX_WARNINGS_HEADER_CHARS = 980  # proxies take headers of some kilobytes
 
 
 def render(result: Transcript, asked: TranscriptionRequest) -> Response:
@@ -135,13 +135,21 @@ def token_usage(result: Transcript) -> dict:
 
 def warnings_list(warnings: Sequence[TranscriptWarning]) -> dict[str, list[dict[str, str]]]:
     """The key `warnings`, absent where there are none."""
-    told = [{"code": warning.code, "message": warning.message} for warning in warnings[:_MAX_WARNINGS]]
+    told = [{"code": warning.code, "message": warning.message} for warning in warnings]
     return {"warnings": told} if told else {}
 
 
 def warnings_header(warnings: Sequence[TranscriptWarning]) -> Mapping[str, str]:
-    """The header, absent where there are none. It holds printable ASCII only: the rest is as in a Python literal."""
-    if not warnings:
-        return {}
-    line = "; ".join(f"{warning.code}: {warning.message}" for warning in warnings[:_MAX_WARNINGS])
-    return {"x-asr-warnings": line.encode("unicode_escape").decode("ascii")[:_MAX_WARNINGS_HEADER_CHARS]}
+    """The header, absent where there are none: as many as it has room for, and how many more there are.
+
+    It holds printable ASCII only: the rest is as in a Python literal.
+    """
+    lines = [
+        f"{warning.code}: {warning.message}".encode("unicode_escape").decode("ascii")[:_MAX_WARNING_CHARS]
+        for warning in warnings
+    ]
+    while sum(len(line) + 2 for line in lines) > _MAX_WARNINGS_HEADER_CHARS:
+        lines.pop()
+    if more := len(warnings) - len(lines):
+        lines.append(f"and {more} more")
+    return {"x-asr-warnings": "; ".join(lines)} if lines else {}

@@ -66,8 +66,8 @@ def cues(segments: Iterable[Segment]) -> Iterator[Cue]:
         times = times_of(texts, segment.words) if segment.words else _shared_out(texts, segment)
         for piece, (start, end) in zip(pieces, times, strict=True):
             start = max(round(start, 3), last_end)
-            shown_s = max(end - start, _SHORTEST_S)
-            last_end = round(start + (min(shown_s, LONGEST_S) if segment.words else shown_s), 3)
+            shown_s = max(min(end - start, LONGEST_S), _SHORTEST_S)
+            last_end = round(start + shown_s, 3)
             yield Cue(start, last_end, _wrap(piece))
 
 

@@ -11,16 +11,15 @@ from deployments.transcription.utterance import Token, Transcription
 
 # Scripts that are written without blanks, and full-width punctuation, which brings its own. Hangul has blanks.
 _UNSPACED = "\u2e80-\u312f\u3190-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd"
-_ENDS_UNSPACED = re.compile(f"[{_UNSPACED}]$")
-_BEGINS_UNSPACED = re.compile(f"[{_UNSPACED}]")
-_BRINGS_BLANK = re.compile("[\u3001\u3002\uff01-\uff0f\uff1a-\uff20]$")
+_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_BRINGS_BLANK = re.compile("[\u3001\u3002\uff01-\uff0f\uff1a-\uff20]")
 
 
 def separator(before: str, after: str) -> str:
     """What stands between two texts: a blank, or nothing where the script has none or one of them is empty."""
     if not before or not after or before[-1].isspace() or after[0].isspace():
         return ""
-    if _BRINGS_BLANK.search(before) or (_ENDS_UNSPACED.search(before) and _BEGINS_UNSPACED.match(after)):
+    if _BRINGS_BLANK.match(before[-1]) or all(map(_UNSPACED_CHARACTER.match, (before[-1], after[0]))):
         return ""
     return " "
 

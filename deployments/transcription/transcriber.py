@@ -134,7 +134,8 @@ class Transcriber:
                     await window.acquire()
                     turn = telling.turn() if telling is not None else None
                     hearing.append(group.create_task(hear(piece, turn, is_first=not hearing)))
-        return join_parts(
+        return await asyncio.to_thread(  # that of hours takes half a second
+            join_parts,
             [task.result() for task in hearing],
             duration=cutter.duration,
             temperature=options.temperature,

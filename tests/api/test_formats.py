@@ -104,6 +104,17 @@ async def test_warnings_of_the_transcript(service: Service, response_format: str
         ]
 
 
+async def test_no_warning_of_a_long_recording_is_lost(service: Service) -> None:
+    told = tuple(dataclasses.replace(WARNING, message=f"Cut at {minute} minutes.") for minute in range(100))
+    service.transcriber.answer = dataclasses.replace(TRANSCRIPT, warnings=told)
+    response = await service.transcribe(response_format="verbose_json")
+    assert [warning["message"] for warning in response.json()["warnings"]] == [warning.message for warning in told]
+    *named, more = response.headers["x-asr-warnings"].split("; ")
+    assert named == [f"token_budget_exhausted: {warning.message}" for warning in told[: len(named)]]
+    assert more == f"and {100 - len(named)} more"
+    assert 900 < len(response.headers["x-asr-warnings"]) <= 1000
+
+
 async def test_silence(service: Service) -> None:
     service.transcriber.answer = SILENCE
     usage = {"type": "duration", "seconds": 2}

@@ -93,8 +93,9 @@ def test_words_tell_when_a_cue_is_shown() -> None:
 
 
 def test_no_word_is_shown_for_ever() -> None:
-    (cue,) = cues([timed("So.", (1.0, 20.0))])
-    assert (cue.start, cue.end) == (1.0, 8.0)
+    for endless in (timed("So.", (1.0, 20.0)), segment("So.", 1.0, 20.0)):
+        (cue,) = cues([endless])
+        assert (cue.start, cue.end) == (1.0, 8.0)
 
 
 def test_every_cue_takes_some_time_and_none_overlaps() -> None:
@@ -111,8 +112,10 @@ def test_no_text_is_no_cue(text: str) -> None:
 
 
 def test_srt() -> None:
-    assert to_srt([segment("One.", 0.0, 1.0), segment("Two.", 3599.9996, 360000.5)]) == (
-        "1\n00:00:00,000 --> 00:00:01,000\nOne.\n\n2\n01:00:00,000 --> 100:00:00,500\nTwo.\n\n"
+    segments = [segment("One.", 0.0, 1.0), segment("Two.", 3599.9996, 3601.5), segment("3.", 359999.0, 360000.5)]
+    assert to_srt(segments) == (
+        "1\n00:00:00,000 --> 00:00:01,000\nOne.\n\n2\n01:00:00,000 --> 01:00:01,500\nTwo.\n\n"
+        "3\n99:59:59,000 --> 100:00:00,500\n3.\n\n"
     )
 
 
@@ -133,7 +136,7 @@ CUE_TIMES = re.compile(r"\d\d:\d\d:\d\d[.,]\d{3} --> \d\d:\d\d:\d\d[.,]\d{3}")
 
 @given(st.lists(PIECES, max_size=40).map("".join))
 def test_any_text(text: str) -> None:
-    shown = list(cues([segment(text)]))
+    shown = list(cues([segment(text, 0.0, LONGEST_S)]))
     assert "".join("".join(cue.lines) for cue in shown).replace(" ", "") == "".join(text.split())
     for cue in shown:
         assert 1 <= len(cue.lines) <= 2
@@ -142,7 +145,7 @@ def test_any_text(text: str) -> None:
         assert one.end == following.start
     if shown:
         assert shown[0].start == 0.0
-        assert math.isclose(shown[-1].end, 10.0)
+        assert math.isclose(shown[-1].end, LONGEST_S)
     for rendered in (to_srt([segment(text)]), to_vtt([segment(text)])):
         assert rendered.count("-->") == len(CUE_TIMES.findall(rendered)) == len(shown)
         assert "\n\n\n" not in rendered

@@ -125,6 +125,14 @@ async def test_so_is_one_that_the_server_forces() -> None:
     assert (await service.transcribe(**word, language="en")).status_code == 200
 
 
+async def test_and_so_is_a_choice_of_such_languages_only(service: Service) -> None:
+    word = {"response_format": "verbose_json", "timestamp_granularities[]": "word"}
+    refused = await service.transcribe(**word, **{"languages[]": ["fi", "ar"]})
+    assert "no word times in Finnish" in error_of(refused)["message"]
+    assert service.untouched
+    assert (await service.transcribe(**word, **{"languages[]": ["fi", "en"]})).status_code == 200
+
+
 async def test_segments_of_any_language_are_never_refused(service: Service) -> None:
     await _verbose(service, "segment", language="fi")
 

@@ -40,6 +40,17 @@ def test_alone_is_what_the_model_itself_computes(encoder: AudioEncoder, checkpoi
     torch.testing.assert_close(encoder.encode([waveform])[0], expected, rtol=0, atol=1e-5)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    ("seconds", "at_a_time", "stretches"), [(0.3, 10, 1), (8.0, 0, 1), (17.01, 10, 3), (29.99, 0, 4), (29.99, 16, 2)]
+)
+def test_in_stretches_it_is_the_same(encoder: AudioEncoder, seconds: float, at_a_time: float, stretches: int) -> None:
+    waveform = noise(seconds)
+    parts = list(encoder.encode_stretches(waveform, at_a_time))
+    assert len(parts) == stretches
+    torch.testing.assert_close(torch.cat(parts), encoder.encode([waveform])[0], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("seconds", [0.01, 0.3, 0.5, 1.0, 3.3333, 8.01])
 def test_spectrograms_are_those_of_the_released_extractor(checkpoint: Checkpoint, seconds: float) -> None:
     waveforms = [noise(12.0, seed=1), noise(seconds), np.zeros(20_000, dtype=np.float32)]

@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -364,25 +365,85 @@ def test_a_step_that_does_not_end_is_noticed(engine: Engine, monkeypatch: pytest
     request.future.result()
 
 
-def test_a_full_admission_budget_lets_others_wait_but_never_the_first(
-    endless: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Budget 10 s: the 12 s one is admitted alone, the two of 6 s one after the other."""
-    endless.stop()  # steps by hand from here
-    admitted = []
-    encode = endless._runner.encode
+@pytest.fixture
+def admitted(endless: Engine, monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """Seconds of the utterances that were encoded together, group by group; of a long one, stretch by stretch."""
+    groups: list[list[float]] = []
+    encode, encode_stretches = endless._runner.encode, endless._runner.encode_stretches
 
     def note(group: Any) -> None:
-        admitted.append([sequence.utterance.duration for sequence in group])
+        groups.append([sequence.utterance.duration for sequence in group])
         encode(group)
 
+    def note_stretches(sequence: Any, seconds: float) -> Iterator[None]:
+        groups.append([sequence.utterance.duration])
+        for _ in encode_stretches(sequence, seconds):
+            yield
+            groups.append([sequence.utterance.duration])
+
     monkeypatch.setattr(endless._runner, "encode", note)
+    monkeypatch.setattr(endless._runner, "encode_stretches", note_stretches)
+    return groups
+
+
+def test_a_full_admission_budget_lets_others_wait_but_never_the_first(
+    endless: Engine, admitted: list[list[float]]
+) -> None:
+    """Budget 10 s: who is due first joins first, the two of 6 s one after the other, the 12 s one in two stretches."""
+    endless.stop()  # steps by hand from here
     endless.submit([Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (12.0, 6.0, 6.0, 1.0)])
     with torch.inference_mode():
-        for _ in range(40):
+        for _ in range(60):
             endless.step()
-    assert admitted == [[12.0], [6.0], [6.0, 1.0]]
+    assert admitted == [[1.0, 6.0], [6.0], [12.0], [12.0]]
     assert len(endless._running) == 4
+
+
+def test_none_is_overtaken_for_ever(endless: Engine, admitted: list[list[float]]) -> None:
+    endless.stop()  # steps by hand from here
+    long, short = (Request(make_utterance(noise(seconds), max_new_tokens=9)) for seconds in (12.0, 1.0))
+    endless.submit([replace(long, arrived_at=short.arrived_at - 12.0), short])
+    with torch.inference_mode():
+        endless.step()
+    assert admitted[0] == [12.0], "it has been due for a second"
+
+
+@pytest.mark.parametrize("is_reading", [False, True])
+def test_a_short_one_overtakes_a_long_one_that_is_on_its_way_in(
+    endless: Engine, admitted: list[list[float]], monkeypatch: pytest.MonkeyPatch, is_reading: bool
+) -> None:
+    """While it is encoded, and while its prompt is read: rows that run get a token with each of these."""
+    endless.stop()  # steps by hand from here
+    first, long, short, longer = (
+        Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (1.1, 12.0, 1.0, 12.1)
+    )
+    encode_stretches = endless._runner.encode_stretches
+
+    def arrive_meanwhile(*args: Any) -> Iterator[None]:
+        for _ in encode_stretches(*args):
+            endless.submit([short, longer])
+            yield
+
+    with torch.inference_mode():
+        endless.submit([first])
+        endless.step()
+        endless.submit([long])
+        if is_reading:
+            endless.step()
+            endless.submit([short, longer])
+        else:
+            monkeypatch.setattr(endless._runner, "encode_stretches", arrive_meanwhile)
+        told = len(endless._running[0].answer)
+        endless.step()
+    assert [sequence.request for sequence in endless._running] == [first, short]
+    assert [sequence.request for sequence in endless._reading] == [long]
+    assert len(endless._running[0].answer) == told + (1 if is_reading else 2)
+    with torch.inference_mode():
+        while not all(request.future.done() for request in (first, long, short, longer)):
+            endless.step()
+    for request in (first, long, short, longer):
+        (alone,) = _transcribed([request.future.result()])
+        assert alone.output_tokens == 90
 
 
 def test_running_rows_advance_at_each_step_while_a_prompt_is_read_in_pieces(endless: Engine) -> None:

@@ -14,9 +14,11 @@ from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription
 from tests.unit.asr.conftest import make_utterance, noise
 
+LENGTHS = ((0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20), (17.0, 8))
+"""Seconds of sound, and tokens of the answer."""
 UTTERANCES = tuple(
     make_utterance(noise(seconds, seed=i), language=[None, "English"][i % 2], max_new_tokens=tokens)
-    for i, (seconds, tokens) in enumerate([(0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20)])
+    for i, (seconds, tokens) in enumerate(LENGTHS)
 )
 
 

@@ -15,6 +15,15 @@ import pytest
 from benchmarks import clips, load
 from benchmarks.client import Client, Clip, Exchange, Run, Statistics, closed_loop, failures, percentile, poisson
 
+DELTA = b'data: {"type":"transcript.text.delta","delta":"Hi"}\n\n'
+DONE = b'data: {"type":"transcript.text.done","text":"%s"}\n\ndata: [DONE]\n\n'
+EVENTS = {
+    b"words": b": keep-alive\n\n" + DELTA + DONE % b"Hi",
+    b"silence": DONE % b"",
+    b"broken off": DELTA,
+    b"an error": DELTA + b'data: {"error":{"message":"It broke."}}\n\n',
+}
+
 
 class Rival(BaseHTTPRequestHandler):
     """Answers with the fields it was sent; fails as the upload says."""
@@ -44,12 +53,15 @@ class Rival(BaseHTTPRequestHandler):
             self._answer(503, b'{"error":\n "busy"}')
         elif upload == b"nonsense":
             self._answer(200, b"<html>")
+        elif fields.get("stream") == b"true":
+            self._answer(200, EVENTS[upload], "text/event-stream; charset=utf-8")
         else:
             sent = ",".join(f"{name}={bytes(value).decode()}" for name, value in sorted(fields.items()))
             self._answer(200, f'{{"text": "{sent}"}}'.encode())
 
-    def _answer(self, status: int, body: bytes) -> None:
+    def _answer(self, status: int, body: bytes, kind: str = "application/json") -> None:
         self.send_response(status)
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -99,6 +111,25 @@ async def test_failures_are_counted_and_told_and_not_in_the_rates(url: str) -> N
     assert reasons[0] == '2 failed: 503 {"error": "busy"}'
     assert {reason.split(":")[0] for reason in reasons[1:]} == {"1 failed"}
     assert any("200 without a text: <html>" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
+    ("upload", "text", "error", "has_first"),
+    [
+        (b"words", "Hi", None, True),
+        (b"silence", "", None, False),
+        (b"broken off", None, "200, then a stream without an end", True),
+        (b"an error", None, "200, then It broke.", True),
+    ],
+)
+async def test_a_stream_is_read_to_its_end(
+    url: str, upload: bytes, text: str | None, error: str | None, has_first: bool
+) -> None:
+    async with Client(url) as client:
+        exchange = await client.transcribe(Clip(upload, 1.0, fields={"stream": "true"}))
+    assert (exchange.text, exchange.error) == (text, error)
+    assert (exchange.first_s is not None) is has_first
+    assert exchange.first_s is None or 0 < exchange.first_s <= exchange.latency_s
 
 
 async def test_a_service_that_is_not_there_fails_every_request() -> None:

@@ -1,4 +1,4 @@
-"""A service that will not end is ended."""
+"""A service that will not end is ended; and its metrics are read."""
 
 import signal
 import subprocess
@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks import service
-from benchmarks.service import Service
+from benchmarks.service import Service, totals
 
 STUBBORN = """
 import signal, subprocess, sys, time
@@ -39,3 +39,19 @@ def test_what_does_not_end_is_killed_and_told(tmp_path: Path, monkeypatch: pytes
     assert {process.pid for process in alive} == {process.pid for process in family}
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in family)
     assert running.stop() == [], "once more does no harm"
+
+
+EXPOSITION = """
+# HELP ray_asr_decode_steps_total Steps.
+ray_asr_decode_steps_total{application="asr",replica="a"} 12.0
+ray_asr_decode_steps_total{application="asr",replica="b"} 30.0
+ray_asr_stage_seconds_total{replica="a",stage="encode"} 1.5
+ray_asr_stage_seconds_total{replica="a",stage="decode"} 2.5
+ray_asr_stage_seconds_total{replica="b",stage="decode"} 0.25
+ray_asr_stage_seconds{replica="b",stage="decode"} 100.0
+"""
+
+
+def test_counters_are_summed_over_replicas_and_told_apart_by_labels() -> None:
+    names = ("ray_asr_decode_steps_total", 'ray_asr_stage_seconds_total{stage="decode"}', "ray_asr_no_such_total")
+    assert list(totals(EXPOSITION, names).values()) == [42.0, 2.75, 0.0]
