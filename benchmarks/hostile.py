@@ -397,7 +397,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine.describe())
     with nullcontext() if arguments.url else serving(_SETTINGS) as service:
-        url = arguments.url or f"{service.url}/v1"
+        url = f"{service.url}/v1" if service is not None else arguments.url
         if arguments.only is not None:
             asyncio.run(_show(url, arguments.only, heard=arguments.heard))
             return

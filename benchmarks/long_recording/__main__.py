@@ -145,7 +145,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine.describe())
     with contextlib.nullcontext() if arguments.url else serving(_SETTINGS) as service:
-        url = arguments.url or f"{service.url}/v1"
+        url = f"{service.url}/v1" if service is not None else arguments.url
         limit_s = requests.get(f"{url}/models", timeout=10).json()["data"][0]["max_utterance_s"]
         loads = asyncio.run(_measure(url, service, arguments.minutes))
     singly = loads[0]

@@ -61,11 +61,11 @@ class Load:
 def rows_of(alone: Load, beside: Load) -> list[list[Cell]]:
     """Both, and the difference."""
     later = [there - here for here, there in zip(alone.times(), beside.times(), strict=True)]
+    rows: list[list[Cell]] = [
+        [load.name, len(load.run.exchanges), load.failed, *load.times(), 1000 * load.step_s] for load in (alone, beside)
+    ]
     return [
-        *(
-            [load.name, len(load.run.exchanges), load.failed, *load.times(), 1000 * load.step_s]
-            for load in (alone, beside)
-        ),
+        *rows,
         ["later by, s", None, None, *later, None],
         ["later by, decode steps", None, None, *(seconds / beside.step_s for seconds in later), None],
     ]

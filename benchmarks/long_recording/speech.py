@@ -112,7 +112,7 @@ def _mp3_packets(recording: Recording) -> Iterator[tuple[bytes, int]]:
     """The frames of an MP3 file, each with the samples it holds."""
     encoder = av.CodecContext.create("libmp3lame", "w")
     assert isinstance(encoder, av.AudioCodecContext)
-    encoder.sample_rate, encoder.layout, encoder.format = SAMPLE_RATE, "mono", "s16p"  # type: ignore[assignment]
+    encoder.sample_rate, encoder.layout, encoder.format = SAMPLE_RATE, "mono", "s16p"
     encoder.bit_rate = MP3_BIT_RATE
     encoder.open()
     samples = (recording.waveform * 32767).astype(np.int16)

@@ -52,7 +52,7 @@ class AudioEncoder:
             (embeddings,) = self._encode([mel[:, start : start + step]], [min(step, frames - start)])
             yield embeddings
 
-    def _encode(self, mels: Sequence[torch.Tensor], frames: list[int]) -> tuple[torch.Tensor, ...]:
+    def _encode(self, mels: list[torch.Tensor], frames: list[int]) -> tuple[torch.Tensor, ...]:
         lengths = [_tokens(count) for count in frames]
         windows = [window for length in lengths for window in self._windows(length)]
         encoded = self._model.get_audio_features(

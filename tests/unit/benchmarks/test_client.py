@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import cast
 
 import pytest
 
@@ -54,7 +55,7 @@ class Rival(BaseHTTPRequestHandler):
         elif upload == b"nonsense":
             self._answer(200, b"<html>")
         elif fields.get("stream") == b"true":
-            self._answer(200, EVENTS[upload], "text/event-stream; charset=utf-8")
+            self._answer(200, EVENTS[cast(bytes, upload)], "text/event-stream; charset=utf-8")
         else:
             sent = ",".join(f"{name}={bytes(value).decode()}" for name, value in sorted(fields.items()))
             self._answer(200, f'{{"text": "{sent}"}}'.encode())
