@@ -96,6 +96,8 @@ class Cluster:
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self._token,
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Its own: a head that was killed leaves a note there that the next Ray would take for a living cluster.
+            "RAY_TMPDIR": str(self._folder),
             **serve_environment(),
         }
         self.config = config | {"http_options": {"host": "127.0.0.1", "port": self._port}}
