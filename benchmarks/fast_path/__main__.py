@@ -159,12 +159,13 @@ def _parts(arguments: argparse.Namespace) -> list[list[Cell]]:
     found: dict[tuple[str, float], dict[str, float]] = {}
     for key in ("bare", "proxy", "haproxy"):
         with tempfile.TemporaryDirectory() as folder:
+            # In the environment, since Serve's proxies do not get the config file's `tracing_config`.
             tracing = {
-                "enabled": True,
-                "sampling_ratio": 1.0,
-                "exporter_import_path": "benchmarks.fast_path.spans:write_spans",
+                "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "benchmarks.fast_path.spans:write_spans",
+                "RAY_SERVE_TRACING_SAMPLING_RATIO": "1",
+                spans.FOLDER: folder,
             }
-            way = Way(WAYS[key].name, WAYS[key].environment | {spans.FOLDER: folder}, {"tracing_config": tracing})
+            way = Way(WAYS[key].name, WAYS[key].environment | tracing)
             with _running(way, alone=key == "bare") as (url, _):
                 for seconds in arguments.seconds:
                     request = client.request_bytes(url, clips.spoken(seconds).upload)
