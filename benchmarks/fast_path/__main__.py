@@ -112,15 +112,15 @@ def main() -> None:
 
 def _latency(arguments: argparse.Namespace) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
-    bare: dict[float, tuple[float, float]] = {}
+    alone: dict[float, tuple[float, float]] = {}
     for key in arguments.ways:
         with _running(WAYS[key]) as (url, pid):
             for seconds in arguments.seconds:
                 measured = asyncio.run(_measure(url, pid, seconds, arguments.measure_s))
                 p50, p95, *rest = measured
                 if key == "bare":
-                    bare[seconds] = p50, p95
-                base = bare.get(seconds)
+                    alone[seconds] = p50, p95
+                base = alone.get(seconds)
                 added: list[Cell] = [p50 - base[0], p95 - base[1]] if base and key != "bare" else [None, None]
                 rows.append([WAYS[key].name, seconds, p50, p95, *added, *rest])
                 print(*rows[-1], flush=True)
@@ -159,13 +159,14 @@ def _parts(arguments: argparse.Namespace) -> list[list[Cell]]:
     found: dict[tuple[str, float], dict[str, float]] = {}
     for key in ("bare", "proxy", "haproxy"):
         with tempfile.TemporaryDirectory() as folder:
+            # In the environment, since Serve's proxies do not get the config file's `tracing_config`.
             tracing = {
-                "enabled": True,
-                "sampling_ratio": 1.0,
-                "exporter_import_path": "benchmarks.fast_path.spans:write_spans",
+                "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "benchmarks.fast_path.spans:write_spans",
+                "RAY_SERVE_TRACING_SAMPLING_RATIO": "1",
+                spans.FOLDER: folder,
             }
-            way = Way(WAYS[key].name, WAYS[key].environment | {spans.FOLDER: folder}, {"tracing_config": tracing})
-            with _running(way, bare=key == "bare") as (url, _):
+            way = Way(WAYS[key].name, WAYS[key].environment | tracing)
+            with _running(way, alone=key == "bare") as (url, _):
                 for seconds in arguments.seconds:
                     request = client.request_bytes(url, clips.spoken(seconds).upload)
                     asyncio.run(client.load(url, request, connections=1, seconds=WARM_UP_S))
@@ -181,10 +182,10 @@ def _parts(arguments: argparse.Namespace) -> list[list[Cell]]:
 
 
 @contextlib.contextmanager
-def _running(way: Way, *, bare: bool | None = None) -> Iterator[tuple[str, int]]:
+def _running(way: Way, *, alone: bool = False) -> Iterator[tuple[str, int]]:
     """The application, its URL and the process that leads all of its processes."""
-    if way == WAYS["bare"] or bare:
-        with _bare(way.environment) as running:
+    if alone or way == WAYS["bare"]:
+        with bare(way.environment) as running:
             yield running
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -202,7 +203,8 @@ def _running(way: Way, *, bare: bool | None = None) -> Iterator[tuple[str, int]]
 
 
 @contextlib.contextmanager
-def _bare(environment: dict[str, str]) -> Iterator[tuple[str, int]]:
+def bare(environment: dict[str, str]) -> Iterator[tuple[str, int]]:
+    """The application by uvicorn alone: its URL and its process."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.fast_path.null_engine", str(port)],

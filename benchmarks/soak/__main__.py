@@ -57,6 +57,8 @@ ROWS = 10
 CONCURRENCY = 16
 """Of the closed loop that measures the capacity."""
 REPLICA = "ServeReplica:asr:"
+INGRESS_CPUS = 0.5
+"""That Ray reserves for one Ingress replica."""
 SETTINGS = {"ASR_MAX_UTTERANCE_S": "8"}
 """The demo checkpoint is weak in long utterances, whose words could not be checked."""
 
@@ -183,13 +185,22 @@ def _service(arguments: argparse.Namespace) -> Iterator[Service]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "serve_config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        threads = max(1, len(os.sched_getaffinity(0)) // arguments.asr_replicas)
-        environment = {"ASR_TORCH_THREADS": str(threads), **SETTINGS, **settings_in_environment()}
+        environment = {**_shares(arguments), **SETTINGS, **settings_in_environment()}
         environment |= haproxy() if arguments.haproxy else {}
         log = Path(arguments.log) if arguments.log else Path(folder) / "log"
         with Service(log, config=file, **environment) as service:
             service.wait_until_ready()
             yield service
+
+
+def _shares(arguments: argparse.Namespace) -> dict[str, str]:
+    """What each ASR replica may take of this machine's cores, so that all replicas find a place on it."""
+    cores = len(os.sched_getaffinity(0))
+    reserved = (cores - INGRESS_CPUS * arguments.ingress_replicas) / arguments.asr_replicas
+    return {
+        "ASR_TORCH_THREADS": str(max(1, cores // arguments.asr_replicas)),
+        "ASR_NUM_CPUS": f"{min(1.0, max(0.1, reserved)):.2f}",
+    }
 
 
 async def _soak(service: Service, arguments: argparse.Namespace) -> tuple[Soak, float]:

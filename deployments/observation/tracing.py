@@ -1,4 +1,4 @@
-"""Spans, by the OpenTelemetry API alone: they cost next to nothing where Serve's `tracing_config` is not enabled.
+"""Spans, by the OpenTelemetry API alone: they cost next to nothing where nobody has configured any tracing.
 
 Serve makes the spans of a request's way through its proxy, routers and replicas; these are the stages inside of them.
 """
@@ -47,7 +47,7 @@ def _nanoseconds(seconds: float) -> int:
 def export_otlp() -> list[SpanProcessor]:
     """Send spans by OTLP over HTTP to where the standard variable OTEL_EXPORTER_OTLP_ENDPOINT says.
 
-    For `exporter_import_path: deployments.observation.tracing:export_otlp`; `pip install 'qwen3-asr-serve[tracing]'`.
+    For RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH, see `docs/operations.md`; `pip install 'qwen3-asr-serve[tracing]'`.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor

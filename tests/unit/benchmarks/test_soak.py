@@ -3,13 +3,17 @@
 import io
 import os
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import benchmarks.soak.__main__ as soak
+from benchmarks.fast_path.__main__ import bare
 from benchmarks.fast_path.null_engine import TEXT, NullRecognizer
 from benchmarks.soak import memory
 from benchmarks.soak.cases import FORMS, Case, Form, Recording, make_case, recordings
@@ -135,3 +139,48 @@ def test_memory_is_flat_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Growth("x", 1, 1.0, 100e6, 104e6).is_flat
     assert Growth("x", 1, 1.0, 10e6, 14e6).is_flat
     assert not Growth("x", 1, 1.0, 1000e6, 1060e6).is_flat
+
+
+class Bare:
+    """Stands in for a running service: the same application in a process of its own."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self.url = url
+        self.pid = pid
+
+    def processes(self) -> list[psutil.Process]:
+        return [psutil.Process(self.pid)]
+
+
+@pytest.mark.parametrize("answer", [TEXT, "another text altogether"])
+def test_a_run_from_its_first_request_to_its_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], known: list[Recording], answer: str
+) -> None:
+    @contextmanager
+    def running(_: object) -> Iterator[Bare]:
+        with bare({}) as (url, pid):
+            yield Bare(url, pid)
+
+    async def learn(client: Client, recordings: list[Recording]) -> list[Recording]:
+        client.alone = {recording.name: answer for recording in recordings}
+        return recordings
+
+    monkeypatch.setattr(soak, "_service", running)
+    monkeypatch.setattr(soak, "recordings", lambda: [replace(one, text=answer) for one in known])
+    monkeypatch.setattr(Client, "learn", learn)
+    options = "--minutes 0.05 --capacity-s 0.5 --share 0.3 --sample-s 0.1 --settle-s 0.5 --seed 3"
+    monkeypatch.setattr("sys.argv", ["soak", *options.split()])
+    if answer == TEXT:
+        soak.main()
+    else:
+        with pytest.raises((SystemExit, RuntimeError)):
+            soak.main()
+        return
+    said = capsys.readouterr().out
+    assert "capacity " in said
+    last = next(line for line in said.splitlines() if line.startswith("| all |"))
+    _, _, requests, right, refused, hung_up, lost, kills, *_ = (cell.strip() for cell in last.split("|"))
+    assert int(requests) == int(right) + int(refused) + int(hung_up) > 0
+    assert (lost, kills) == ("0", "0")
+    assert "tries, by status: " in said
+    assert "python | " in said, "the memory of the process"
