@@ -1,6 +1,8 @@
 """API keys: who may use the routes under `/v1`."""
 
 import hmac
+import json
+import uuid
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -11,11 +13,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.api_keys import ApiKey
 from deployments.exceptions import Unauthenticated
-from deployments.ingress.errors import answer_error
+from deployments.ingress.errors import INVALID_REQUEST, answer_error, envelope
 
 PROTECTED = "/v1"
 _CLOSE_CODE = 3000
 """What OpenAI closes a WebSocket with that has no valid key; IANA calls it "unauthorized"."""
+_SUBPROTOCOL = "realtime"
+"""What browsers offer; those of OpenAI's clients offer the key as another one, which is never repeated."""
 _MIN_CHARS_TO_SHOW = 16
 
 
@@ -34,7 +38,7 @@ class ApiKeyMiddleware:
             name = self._authenticate(Headers(scope=scope).get("authorization"))
         except Unauthenticated as error:
             if scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": _CLOSE_CODE, "reason": "invalid_request_error"})
+                await _refuse_websocket(scope, receive, send, error)
                 return
             response = await answer_error(Request(scope), error)
             await response(scope, receive, send)
@@ -61,6 +65,19 @@ class ApiKeyMiddleware:
         if not names:
             raise Unauthenticated(f"Incorrect API key provided: {_masked(sent)}.", code="invalid_api_key")
         return names[0]
+
+
+async def _refuse_websocket(scope: Scope, receive: Receive, send: Send, error: Unauthenticated) -> None:
+    """As OpenAI does: a client library shows what it was told and why it was closed, but hides a failed handshake."""
+    await receive()  # that it wants to connect
+    await send(
+        {"type": "websocket.accept", "subprotocol": _SUBPROTOCOL if _SUBPROTOCOL in scope["subprotocols"] else None}
+    )
+    told = envelope(error.message, type=INVALID_REQUEST, code=error.code)["error"] | {"event_id": None}
+    event = {"type": "error", "event_id": f"event_{uuid.uuid4().hex}", "error": told}
+    await send({"type": "websocket.send", "text": json.dumps(event, separators=(",", ":"))})
+    reason = f"{INVALID_REQUEST}.{error.code}" if error.code else INVALID_REQUEST
+    await send({"type": "websocket.close", "code": _CLOSE_CODE, "reason": reason})
 
 
 def _is_protected(scope: Scope) -> bool:

@@ -1,5 +1,6 @@
 """API keys: where they come from, what they open, and that nobody gets to see them."""
 
+import json
 import logging
 import pickle
 import traceback
@@ -10,6 +11,7 @@ import httpx
 import httpx2
 import openai
 import pytest
+import websockets
 from pydantic import ValidationError
 
 from deployments.api_keys import parse_api_keys
@@ -137,7 +139,17 @@ async def test_a_prefix_of_the_application_does_not_open_it(service: Service) ->
     assert statuses[0] == 401
 
 
-async def test_websockets_are_closed(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("headers", "code", "reason"),
+    [
+        ([], None, "invalid_request_error"),
+        ([(b"authorization", b"Bearer sk-wrong")], "invalid_api_key", "invalid_request_error.invalid_api_key"),
+    ],
+)
+@pytest.mark.parametrize("offered", [[], ["realtime", f"openai-insecure-api-key.{OTHER}x"]])
+async def test_websockets_are_told_and_closed(
+    service: Service, headers: list, code: str | None, reason: str, offered: list[str]
+) -> None:
     sent: list[Any] = []
 
     async def receive() -> dict[str, Any]:
@@ -146,9 +158,28 @@ async def test_websockets_are_closed(service: Service) -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    scope = {"type": "websocket", "path": "/v1/realtime", "query_string": b"", "headers": [], "subprotocols": []}
-    await service.app(scope, receive, send)
-    assert sent == [{"type": "websocket.close", "code": 3000, "reason": "invalid_request_error"}]
+    scope = {"type": "websocket", "path": "/v1/realtime", "query_string": b"", "headers": headers}
+    await service.app(scope | {"subprotocols": offered}, receive, send)
+    accept, event, close = sent
+    assert accept == {"type": "websocket.accept", "subprotocol": "realtime" if offered else None}
+    told = json.loads(event["text"])
+    assert (told["type"], told["error"]["type"]) == ("error", "invalid_request_error")
+    assert (told["error"]["code"], told["error"]["param"], told["error"]["event_id"]) == (code, None, None)
+    assert told["error"]["message"]
+    assert close == {"type": "websocket.close", "code": 3000, "reason": reason}
+
+
+async def test_the_sdk_hears_why_its_websocket_is_closed(service: Service) -> None:
+    async with served(service) as port:
+        client = openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="sk-wrong")
+        async with client.realtime.connect(extra_query={"intent": "transcription"}) as connection:
+            event = await connection.recv()
+            assert event.type == "error"
+            assert event.error.code == "invalid_api_key"
+            with pytest.raises(websockets.exceptions.ConnectionClosedError) as closed:
+                await connection.recv()
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (3000, "invalid_request_error.invalid_api_key")
 
 
 async def test_through_the_sdk(service: Service) -> None:
