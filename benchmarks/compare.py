@@ -52,7 +52,7 @@ def _measure(target: Target, arguments: argparse.Namespace) -> dict[str, Run]:
     settings = _settings(arguments)
     with (
         tempfile.TemporaryDirectory() as folder,
-        Service(Path(folder) / "serve.log", target, config=None, **settings) as service,
+        Service(Path(folder) / "serve.log", target, None, **settings) as service,
     ):
         service.wait_until_ready()
         return asyncio.run(_load(f"{service.url}/v1", arguments))

@@ -68,7 +68,7 @@ class Service:
         config: the config file, in place of `serve_config.yaml`.
     """
 
-    def __init__(self, log: Path, target: Target = "serve", *, config: Path | None = None, **environment: str):
+    def __init__(self, log: Path, target: Target = "serve", config: Path | None = None, /, **environment: str):
         port = free_port()
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
@@ -113,16 +113,16 @@ class Service:
 
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """The processes of a deployment's replicas."""
-        return [process for process in self._started() if f"ServeReplica:asr:{deployment}" in _title(process)]
+        return [process for process in self.processes() if f"ServeReplica:asr:{deployment}" in _title(process)]
 
     def proxy(self) -> psutil.Process:
         """The process of its HTTP proxy."""
-        (proxy,) = (process for process in self._started() if "ProxyActor" in _title(process))
+        (proxy,) = (process for process in self.processes() if "ProxyActor" in _title(process))
         return proxy
 
     def processor_s(self) -> float:
         """Seconds of processor time that all its living processes have taken."""
-        times = [process.cpu_times() for process in self._started()]
+        times = [process.cpu_times() for process in self.processes()]
         return sum(time.user + time.system for time in times)
 
     def counters(self, *names: str) -> dict[str, float]:
@@ -135,7 +135,7 @@ class Service:
 
     def _metrics(self) -> str:
         """What Prometheus is given by the node and the services of its cluster."""
-        folders = [re.search(r"--session[-_]dir=(\S+)", _title(process)) for process in self._started()]
+        folders = [re.search(r"--session[-_]dir=(\S+)", _title(process)) for process in self.processes()]
         folder = Path(next(found[1] for found in folders if found))
         jobs = json.loads((folder / "prom_metrics_service_discovery.json").read_text())
         texts = []
@@ -199,7 +199,7 @@ def serving(settings: Mapping[str, str], config: Path | None = None) -> Iterator
     """A service of its own, ready, for as long as the context lasts."""
     with (
         tempfile.TemporaryDirectory() as folder,
-        Service(Path(folder) / "log", "serve", config=config, **settings) as service,
+        Service(Path(folder) / "log", "serve", config, **settings) as service,
     ):
         service.wait_until_ready()
         yield service

@@ -197,7 +197,7 @@ def _running(way: Way, *, alone: bool = False) -> Iterator[tuple[str, int]]:
                 deployment["user_config"] |= way.batching
         file = Path(folder) / "serve_config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        with Service(Path(folder) / "log", "null-engine", config=file, **way.environment) as service:
+        with Service(Path(folder) / "log", "null-engine", file, **way.environment) as service:
             service.wait_until_ready()
             yield service.url, service.process.pid
 

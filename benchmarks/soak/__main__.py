@@ -188,7 +188,7 @@ def _service(arguments: argparse.Namespace) -> Iterator[Service]:
         environment = {**_shares(arguments), **SETTINGS, **settings_in_environment()}
         environment |= haproxy() if arguments.haproxy else {}
         log = Path(arguments.log) if arguments.log else Path(folder) / "log"
-        with Service(log, config=file, **environment) as service:
+        with Service(log, "serve", file, **environment) as service:
             service.wait_until_ready()
             yield service
 

@@ -50,8 +50,7 @@ async def test_preflight_needs_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 async def test_a_refused_preflight_has_openais_form_in_the_proxy_too(asked: dict[str, str], problem: str) -> None:
     service = Service(cors_origins=(ORIGIN,))
-    (around,) = proxy.middleware()
-    service.app = around.cls(service.build(write_request_id=False))  # type: ignore[arg-type, assignment]
+    service.app = proxy.ProxyMiddleware(service.build(write_request_id=False))  # type: ignore[assignment]
     response = await service.request("OPTIONS", "/v1/audio/transcriptions", headers=PREFLIGHT | asked)
     assert response.status_code == 400
     error = error_of(response)
