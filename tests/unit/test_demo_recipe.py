@@ -179,6 +179,12 @@ def batches(tmp_path: Path, processor: Qwen3ASRProcessor, monkeypatch: pytest.Mo
     return Batches(Corpus(tmp_path, "train"), processor, CtcUnits(), 40.0, everything)
 
 
+@pytest.fixture
+def long_batches(batches: Batches, tmp_path: Path, processor: Qwen3ASRProcessor) -> Batches:
+    """Batches of the same corpus, of long utterances alone."""
+    return Batches(Corpus(tmp_path, "train"), processor, CtcUnits(), 100.0, Mix(long=1.0, speechless=0.0))
+
+
 def test_a_batch_packs_every_audio_token_once(batches: Batches, processor: Qwen3ASRProcessor) -> None:
     batch = batches.batch(step=7, worker=0)
     total = sum(batch.lengths)
@@ -211,3 +217,28 @@ def test_labels_follow_the_prompt(batches: Batches, processor: Qwen3ASRProcessor
                 assert answer.startswith("language ") != prompt.endswith("<asr_text>")
                 assert answer.endswith("<|im_end|>")
                 assert ids[start + 1 : start + wanted.numel()].equal(labels[wanted][:-1])
+
+
+def test_long_utterances_are_as_long_as_the_service_sends_them(long_batches: Batches) -> None:
+    lengths = [length / 13 for step in range(3) for length in long_batches.batch(step, 0).lengths]
+    assert max(lengths) <= 30.0
+    assert max(lengths) > 20.0
+    assert np.mean(lengths) > 10.0
+
+
+def test_every_word_of_a_long_utterance_has_a_place_in_the_audio(
+    long_batches: Batches, processor: Qwen3ASRProcessor
+) -> None:
+    """The whole answer has places and nothing else has; they move on through the audio, from its start to its end."""
+    for rows in long_batches.batch(5, 0).rows:
+        for ids, labels, places in zip(rows.input_ids, rows.labels, rows.places, strict=True):
+            audio = (ids == processor.audio_token_id).nonzero().flatten()
+            placed = places[:, 1] > 0
+            answer = processor.tokenizer.decode(labels[labels != -100]).removesuffix("<|im_end|>")
+            assert processor.tokenizer.decode(labels[placed]) == answer.rpartition("<asr_text>")[2]
+            starts, ends = places[placed].unbind(1)
+            assert audio[0] <= starts[0] < audio[13]
+            assert audio[-26] < ends[-1] <= audio[-1] + 1
+            assert (starts.diff() >= 0).all()
+            assert (starts < ends).all()
+            assert (ends - starts <= 1.2 * 13 + 2).all()
