@@ -20,6 +20,7 @@ from benchmarks.demo_checkpoint.batches import Batch, Batches, Mix
 from benchmarks.demo_checkpoint.corpus import Corpus
 from benchmarks.demo_checkpoint.dev import Said
 from benchmarks.demo_checkpoint.export import TRAINED, WORK, export
+from benchmarks.demo_checkpoint.losses import IGNORED, answer_loss, read
 from benchmarks.demo_checkpoint.model import build_model, build_processor
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
@@ -68,21 +69,12 @@ class Learner:
         ctc_loss = self._ctc_loss(audio.last_hidden_state, batch)
         if self.learning.step < self.recipe.text_from:
             return torch.zeros(()), ctc_loss
-        embed = self.model.get_input_embeddings()
         total = torch.zeros(())
         count = 0
         for rows in batch.rows:
-            embedded = embed(rows.input_ids)
-            places = (rows.input_ids == self.model.config.audio_token_id).unsqueeze(-1)
-            embedded = embedded.masked_scatter(places, audio.pooler_output[rows.audio])
-            # Right padding needs no mask: causality hides it.
-            hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-            wanted = rows.labels != -100
-            logits = self.model.lm_head(hidden[wanted])
-            total = total + functional.cross_entropy(
-                logits, rows.labels[wanted], label_smoothing=self.recipe.smoothing, reduction="sum"
-            )
-            count += int(wanted.sum())
+            states = read(self.model, rows, audio.pooler_output).last_hidden_state
+            total = total + answer_loss(self.model, states, rows.labels, self.recipe.smoothing)
+            count += int((rows.labels != IGNORED).sum())
         return total / count, ctc_loss
 
     def _ctc_loss(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -122,17 +114,22 @@ def work(rank: int, world: int, recipe: Recipe) -> None:
     )
 
 
+def prepare() -> None:
+    """Speak the corpus and make the processor, where they are not there yet."""
+    corpus.build(WORK / "corpus")
+    if not (WORK / "processor").exists():
+        build_processor().save_pretrained(WORK / "processor")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4200, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     arguments = parser.parse_args()
-    corpus.build(WORK / "corpus")
-    if not (WORK / "processor").exists():
-        build_processor().save_pretrained(WORK / "processor")
+    prepare()
     (WORK / "rendezvous").unlink(missing_ok=True)
     mp.spawn(work, (arguments.workers, Recipe(steps=arguments.steps)), nprocs=arguments.workers)
-    export()
+    export(TRAINED)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
-from torch.nn import functional
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from benchmarks.demo_checkpoint import corpus, dev
+from benchmarks.demo_checkpoint import dev
 from benchmarks.demo_checkpoint.batches import Batch, Batches, Mix, Rows
 from benchmarks.demo_checkpoint.corpus import Corpus
 from benchmarks.demo_checkpoint.dev import Said
-from benchmarks.demo_checkpoint.export import EXPORTED, WORK
+from benchmarks.demo_checkpoint.export import EXPORTED, TRAINED_LONG, WORK, export
+from benchmarks.demo_checkpoint.losses import IGNORED, answer_loss, place_loss, read
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
+from benchmarks.demo_checkpoint.train import prepare
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
 
-TRAINED = WORK / "long.pt"
 MIX = Mix(long=0.5, joined=0.25, joined_from=0)
 
 
@@ -73,35 +73,15 @@ class Learner:
     def _losses(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         audio = self.model.model.get_audio_features(batch.mel, batch.mask, cu_seqlens=batch.windows).pooler_output
         texts, places = zip(*(self._row_losses(rows, audio) for rows in batch.rows), strict=True)
-        count = sum(int((rows.labels != -100).sum()) for rows in batch.rows)
+        answered = sum(int((rows.labels != IGNORED).sum()) for rows in batch.rows)
         placed = sum(int((rows.places[..., 1] > 0).sum()) for rows in batch.rows)
-        return torch.stack(texts).sum() / count, torch.stack(places).sum() / max(placed, 1)
+        return torch.stack(texts).sum() / answered, torch.stack(places).sum() / max(placed, 1)
 
     def _row_losses(self, rows: Rows, audio: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        embedded = self.model.get_input_embeddings()(rows.input_ids)
-        holes = (rows.input_ids == self.model.config.audio_token_id).unsqueeze(-1)
-        embedded = embedded.masked_scatter(holes, audio[rows.audio].float())
-        # Right padding needs no mask: causality hides it.
-        output = self.model.model.language_model(inputs_embeds=embedded, use_cache=False, output_attentions=True)
-        wanted = rows.labels != -100
-        text = functional.cross_entropy(
-            self.model.lm_head(output.last_hidden_state[wanted]).float(),
-            rows.labels[wanted],
-            label_smoothing=self.recipe.smoothing,
-            reduction="sum",
-        )
-        return text, self._place_loss([output.attentions[layer] for layer in self.recipe.place_layers], rows.places)
-
-    def _place_loss(self, attentions: list[torch.Tensor], places: torch.Tensor) -> torch.Tensor:
-        placed = places[..., 1] > 0
-        at = torch.arange(places.shape[1])
-        inside = (at >= places[placed][:, :1]) & (at < places[placed][:, 1:])
-        total = torch.zeros(())
-        for attention in attentions:
-            weights = attention.transpose(1, 2)[placed]  # (labels, heads, length)
-            seen = (weights * inside.unsqueeze(1)).sum(-1).mean(-1)
-            total = total - (seen + 1e-6).log().sum()
-        return total / len(attentions)
+        output = read(self.model, rows, audio, output_attentions=True)
+        layers = [place_loss(output.attentions[layer], rows.places) for layer in self.recipe.place_layers]
+        text = answer_loss(self.model, output.last_hidden_state, rows.labels, self.recipe.smoothing)
+        return text, torch.stack(layers).mean()
 
 
 def dev_errors(learner: Learner, processor: Qwen3ASRProcessor, sentences: list[Said], pieces: list[Said]) -> str:
@@ -125,7 +105,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
         learner.learning,
         lambda step: learner.learn(batches.batch(step, rank)),
         lambda: dev_errors(learner, processor, sentences, pieces),
-        TRAINED,
+        TRAINED_LONG,
     )
 
 
@@ -138,10 +118,11 @@ def main() -> None:
     )
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors with bfloat16 instructions")
     arguments = parser.parse_args()
-    corpus.build(WORK / "corpus")
+    prepare()
     (WORK / "rendezvous").unlink(missing_ok=True)
     recipe = Recipe(steps=arguments.steps, bfloat16=arguments.bfloat16)
     mp.spawn(work, (arguments.workers, arguments.checkpoint, recipe), nprocs=arguments.workers)
+    export(TRAINED_LONG)
 
 
 if __name__ == "__main__":
