@@ -35,7 +35,7 @@ class Recipe(Schedule):
 
     muon_lr: float = 0.005
     adam_lr: float = 1e-3
-    decay: float = 0.4
+    decay: float = 0.75
     average: float = 0.99
     save_every: int = 50
     evaluate_every: int = 200
