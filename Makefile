@@ -52,7 +52,6 @@ format: .venv/.dev  ## put the code into its canonical form
 
 train: .venv/.dev  ## train the demo checkpoint again (hours; needs espeak-ng and flite)
 	$(BIN)/python -m benchmarks.demo_checkpoint.train
-	$(BIN)/python -m benchmarks.demo_checkpoint.train_long
 
 evaluate: .venv/.dev  ## measure the demo checkpoint's error rates (needs espeak-ng and flite)
 	$(BIN)/python -m benchmarks.demo_checkpoint.evaluate

@@ -19,14 +19,18 @@ from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.voices import SAMPLE_RATE
 
 LONGEST_S = 30.0
-LONG_S = (10.0, LONGEST_S)
-PAUSE_S = (0.1, 3.0)  # the service cuts in longer ones; equally many in each octave
-PADDING_S = 0.5
-TWICE = 0.05
-MARGIN = SAMPLE_RATE // 10
-REACH = SAMPLE_RATE * 3 // 5  # how far off a word may be from where it is expected
-NOWHERE = 0, 0
 TOKENS_PER_WINDOW = 104  # the encoder attends within 8 s
+
+# Long utterances are what the service's cutter makes of long recordings.
+LONG_S = (10.0, LONGEST_S)
+PAUSE_S = (0.1, 3.0)  # it cuts in longer ones; equally many in each octave
+PADDING_S = 0.5  # longest silence before and after the speech
+TWICE = 0.05  # share of sentences that were said before
+
+# Where a word is said is known about: no further from where it is expected, and from its sentence.
+REACH = SAMPLE_RATE * 3 // 5
+MARGIN = SAMPLE_RATE // 10
+NOWHERE = 0, 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class Utterance:
     """One training example.
 
     mel is `(128, frames)` without padding; labels follow prompt in the answer; places are for each label the audio
-    tokens (first, end) in which its sentence is said, NOWHERE where it belongs to none or that is not known.
+    tokens (first, end) in which it is said, NOWHERE where it is not said or that is not known.
     """
 
     mel: np.ndarray
@@ -74,7 +78,7 @@ class Rows:
 
     input_ids (rows, length); audio (audio tokens,) are the positions of this group's audio in the packed encoder
     output; labels (rows, length) is -100 wherever nothing is to be predicted, already shifted by one; places
-    (rows, length, 2) are from where to where in the row its sentence is said, 0 to 0 where that is not known.
+    (rows, length, 2) are from where to where in the row each label is said, 0 to 0 where that is not known.
     """
 
     input_ids: torch.Tensor

@@ -26,7 +26,7 @@ from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.train import prepare
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
 
-MIX = Mix(long=0.5, joined=0.25, joined_from=0)
+MIX = Mix(long=0.5, joined=0.25, joined_from=0)  # a quarter of the utterances that are not long
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Recipe(Schedule):
     evaluate_every: int = 200
     seconds: float = 64.0
     smoothing: float = 0.05
-    place: float = 0.3  # weight of looking at the right sentence
+    place: float = 0.3  # weight of looking where a word is said
     place_layers: tuple[int, ...] = (1, 2)
     bfloat16: bool = False  # a quarter faster where the processor has the instructions
 
 
 class Learner:
-    """The text model of one worker, and how it learns. The encoder stays as it is: it hears well."""
+    """The model of one worker, and how it learns."""
 
     def __init__(self, checkpoint: Path, recipe: Recipe) -> None:
         self.recipe = recipe
@@ -111,7 +111,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=3000, help="length of the whole training; may change on resume")
+    parser.add_argument("--steps", type=int, default=1800, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     parser.add_argument(
         "--from", type=Path, default=EXPORTED, dest="checkpoint", help="folder of the weights to begin with"

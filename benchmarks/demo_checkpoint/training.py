@@ -51,7 +51,6 @@ class Learning:
         self._model = model
         self._heads = heads
         parameters = [*model.parameters(), *(p for head in heads.values() for p in head.parameters())]
-        parameters = [parameter for parameter in parameters if parameter.requires_grad]
         # Gradients live in one buffer, so that workers average them in one message.
         self._gradient = torch.zeros(sum(parameter.numel() for parameter in parameters))
         sizes = [parameter.numel() for parameter in parameters]
@@ -60,7 +59,7 @@ class Learning:
         hidden = [
             parameter
             for name, parameter in model.named_parameters()
-            if parameter.requires_grad and parameter.ndim == 2 and not any(part in name for part in plain)
+            if parameter.ndim == 2 and not any(part in name for part in plain)
         ]
         others = [p for p in parameters if not any(p is matrix for matrix in hidden)]
         self._optimisers = [
