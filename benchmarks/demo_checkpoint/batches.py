@@ -5,7 +5,8 @@ have seen.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,11 +21,23 @@ from benchmarks.demo_checkpoint.voices import SAMPLE_RATE
 LONGEST_S = 30.0
 TOKENS_PER_WINDOW = 104  # the encoder attends within 8 s
 
+# Long utterances are what the service's cutter makes of long recordings.
+LONG_S = (10.0, LONGEST_S)
+PAUSE_S = (0.1, 3.0)  # it cuts in longer ones; equally many in each octave
+PADDING_S = 0.5  # longest silence before and after the speech
+TWICE = 0.05  # share of sentences that were said before
+
+# Where a word is said is known about: no further from where it is expected, and from its sentence.
+REACH = SAMPLE_RATE * 3 // 5
+MARGIN = SAMPLE_RATE // 10
+NOWHERE = 0, 0
+
 
 @dataclass(frozen=True)
 class Mix:
     """What training utterances are made of, as shares of their number."""
 
+    long: float = 0.0  # sentences with pauses that fill an utterance as the service sends it of a long recording
     joined: float = 0.35  # 2 to 10 sentences with pauses, up to 30 s
     joined_from: int = 800  # the first steps learn words from short utterances, which align sooner
     joined_counts: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5, 6, 8, 10)
@@ -36,13 +49,27 @@ class Mix:
 
 
 @dataclass(frozen=True)
+class Sentence:
+    """A sentence in a waveform: its text and where it is, in samples."""
+
+    text: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
 class Utterance:
-    """One training example. `mel` is `(128, frames)` without padding; `labels` follow `prompt` in the answer."""
+    """One training example.
+
+    mel is `(128, frames)` without padding; labels follow prompt in the answer; places are for each label the audio
+    tokens (first, end) in which it is said, NOWHERE where it is not said or that is not known.
+    """
 
     mel: np.ndarray
     prompt: list[int]
     labels: list[int]
     units: list[int]
+    places: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -50,12 +77,14 @@ class Rows:
     """Utterances of about the same length as right-padded rows of the language model.
 
     input_ids (rows, length); audio (audio tokens,) are the positions of this group's audio in the packed encoder
-    output; labels (rows, length) is -100 wherever nothing is to be predicted, already shifted by one.
+    output; labels (rows, length) is -100 wherever nothing is to be predicted, already shifted by one; places
+    (rows, length, 2) are from where to where in the row each label is said, 0 to 0 where that is not known.
     """
 
     input_ids: torch.Tensor
     audio: torch.Tensor
     labels: torch.Tensor
+    places: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -85,6 +114,7 @@ class Batches:
         self._seconds = seconds
         self._mix = mixture
         self._recipe = augment.Recipe()
+        self._in_place = replace(self._recipe, speed=0.0, padding_s=0.0)
         self._by_voice: dict[Language, dict[str, list[Clip]]] = {name: defaultdict(list) for name in LANGUAGES}
         self._clips: dict[Language, list[Clip]] = {name: [] for name in LANGUAGES}
         self._single: dict[Language, list[Clip]] = {name: [] for name in LANGUAGES}
@@ -112,6 +142,11 @@ class Batches:
         if rng.random() < self._mix.speechless:
             return self._prompted(augment.without_speech(rng), "", None, rng)
         language: Language = "Chinese" if rng.random() < self._mix.chinese else "English"
+        if rng.random() < self._mix.long:
+            waveform, sentences = self._long(language, rng)
+            text = grammar.join([sentence.text for sentence in sentences], language)
+            waveform = augment.distort(waveform, lambda: self._babble(rng), self._in_place, rng)
+            return self._prompted(waveform, text, language, rng, sentences)
         if joined:
             waveform, text = self._joined(language, rng)
         else:
@@ -147,6 +182,37 @@ class Batches:
             texts.append(clip.text)
         return np.concatenate(parts[:-1]), grammar.join(texts, language)
 
+    def _long(self, language: Language, rng: np.random.Generator) -> tuple[np.ndarray, list[Sentence]]:
+        """Sentences that fill an utterance as the service cuts them out of a long recording.
+
+        They are of one voice or of many, with pauses up to those that the service cuts in, and little silence at the
+        ends. Some are lists of single words. Some are said twice, or the model would tell its place by the words alone.
+        """
+        clips = self._clips[language]
+        kind = rng.random()
+        if kind < self._mix.single / 2:
+            clips = self._single[language]
+        elif kind < 0.6:
+            clips = self._by_voice[language][_choose(clips, rng).voice]
+        factor = rng.uniform(*self._recipe.speed_range) if rng.random() < self._recipe.speed else 1.0
+        goal = int(rng.uniform(*LONG_S) * SAMPLE_RATE)
+        parts = [np.zeros(int(rng.uniform(0.0, PADDING_S) * SAMPLE_RATE), np.float32)]
+        length = parts[0].size
+        said: list[Clip] = []
+        sentences: list[Sentence] = []
+        while True:
+            clip = _choose(said if said and rng.random() < TWICE else clips, rng)
+            waveform = augment.change_speed(self._corpus.waveform(clip), factor)
+            if sentences and length + waveform.size > goal:
+                break
+            pause = np.zeros(int(np.exp(rng.uniform(*np.log(PAUSE_S))) * SAMPLE_RATE), np.float32)
+            parts += [augment.at_level(waveform, rng.uniform(-9, -3)), pause]
+            sentences.append(Sentence(clip.text, length, length + waveform.size))
+            said.append(clip)
+            length += waveform.size + pause.size
+        parts[-1] = parts[-1][: int(rng.uniform(0.0, PADDING_S) * SAMPLE_RATE)]
+        return np.concatenate(parts)[: int(LONGEST_S * SAMPLE_RATE)], sentences
+
     def _babble(self, rng: np.random.Generator) -> np.ndarray:
         """Three people at once."""
         talkers = [self._corpus.waveform(_choose(self._corpus.clips, rng)) for _ in range(3)]
@@ -154,7 +220,12 @@ class Batches:
         return sum((np.resize(talker, length) for talker in talkers), np.zeros(length, np.float32))
 
     def _prompted(
-        self, waveform: np.ndarray, text: str, language: Language | None, rng: np.random.Generator
+        self,
+        waveform: np.ndarray,
+        text: str,
+        language: Language | None,
+        rng: np.random.Generator,
+        sentences: Sequence[Sentence] = (),
     ) -> Utterance:
         """The released prompt around one waveform. Without speech the language is `None` and never forced."""
         features = self._processor.feature_extractor(
@@ -179,7 +250,9 @@ class Batches:
         else:
             answer = named + answer
         units = self._units.encode(text, language) if language else []
-        return Utterance(mel, self._tokenizer(prompt).input_ids, self._tokenizer(answer).input_ids, units)
+        labels = self._tokenizer(answer, return_offsets_mapping=True)
+        places = _places(answer, [end for _, end in labels.offset_mapping], sentences, audio_tokens(frames))
+        return Utterance(mel, self._tokenizer(prompt).input_ids, labels.input_ids, units, places)
 
     def _context(self, text: str, rng: np.random.Generator) -> str:
         """A few words of either language, half the time with some that are really spoken."""
@@ -230,19 +303,51 @@ class Batches:
             length = max(_tokens(utterances[i]) for i in group)
             input_ids = torch.zeros(len(group), length, dtype=torch.long)
             labels = torch.full((len(group), length), -100)
+            places = torch.zeros(len(group), length, 2, dtype=torch.long)
             for row, i in enumerate(group):
                 prompt, answer = utterances[i].prompt, utterances[i].labels
                 # The last answer token is only ever predicted, never read.
                 input_ids[row, : len(prompt) + len(answer) - 1] = torch.tensor([*prompt, *answer[:-1]])
                 labels[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = torch.tensor(answer)
+                spans = torch.tensor(utterances[i].places)
+                first = prompt.index(self._audio_id)
+                places[row, len(prompt) - 1 : len(prompt) + len(answer) - 1] = spans + first * (spans > 0).any(1, True)
             audio = torch.cat([torch.arange(int(starts[i]), int(starts[i + 1])) for i in group])
-            rows.append(Rows(input_ids, audio, labels))
+            rows.append(Rows(input_ids, audio, labels, places))
         return rows
 
 
 def audio_tokens(frames: int) -> int:
     """Encoder outputs for a number of mel frames: 13 a second, one for every 8 frames of the rest."""
     return 13 * (frames // 100) + -(-(frames % 100) // 8)
+
+
+def _places(answer: str, ends: list[int], sentences: Sequence[Sentence], audio: int) -> list[tuple[int, int]]:
+    """About where each token of an answer is said: as if a voice took equally long for every letter of a sentence.
+
+    Args:
+        answer: with all sentences in their order.
+        ends: where in it each token ends.
+        sentences: where they are said.
+        audio: how many audio tokens there are.
+    """
+    places = [NOWHERE] * len(ends)
+    at = 0
+    for sentence in sentences:
+        start = answer.index(sentence.text, at)
+        begin, at = at or start, start + len(sentence.text)  # the blank before a sentence is its own
+        first, last = sentence.start - MARGIN, sentence.end + MARGIN
+        for token, end in enumerate(ends):
+            if begin < end <= at:
+                said = sentence.start + (sentence.end - sentence.start) * (end - start) // len(sentence.text)
+                place = _token_at(max(first, said - REACH)), _token_at(min(last, said + REACH)) + 1
+                places[token] = place[0], min(place[1], audio)
+    return places
+
+
+def _token_at(sample: int) -> int:
+    """The audio token that a sample is in; 0 before the start."""
+    return audio_tokens(max(sample, 0) * 100 // SAMPLE_RATE + 1) - 1
 
 
 def _tokens(utterance: Utterance) -> int:

@@ -10,18 +10,17 @@ import argparse
 import os
 from dataclasses import dataclass
 
-import jiwer
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.nn import functional
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from benchmarks.demo_checkpoint import corpus, decode, grammar
+from benchmarks.demo_checkpoint import corpus, dev
 from benchmarks.demo_checkpoint.batches import Batch, Batches, Mix
 from benchmarks.demo_checkpoint.corpus import Corpus
+from benchmarks.demo_checkpoint.dev import Said
 from benchmarks.demo_checkpoint.export import TRAINED, WORK, export
-from benchmarks.demo_checkpoint.grammar import LANGUAGES
+from benchmarks.demo_checkpoint.losses import IGNORED, answer_loss, read
 from benchmarks.demo_checkpoint.model import build_model, build_processor
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
@@ -70,21 +69,12 @@ class Learner:
         ctc_loss = self._ctc_loss(audio.last_hidden_state, batch)
         if self.learning.step < self.recipe.text_from:
             return torch.zeros(()), ctc_loss
-        embed = self.model.get_input_embeddings()
         total = torch.zeros(())
         count = 0
         for rows in batch.rows:
-            embedded = embed(rows.input_ids)
-            places = (rows.input_ids == self.model.config.audio_token_id).unsqueeze(-1)
-            embedded = embedded.masked_scatter(places, audio.pooler_output[rows.audio])
-            # Right padding needs no mask: causality hides it.
-            hidden = self.model.model.language_model(inputs_embeds=embedded, use_cache=False).last_hidden_state
-            wanted = rows.labels != -100
-            logits = self.model.lm_head(hidden[wanted])
-            total = total + functional.cross_entropy(
-                logits, rows.labels[wanted], label_smoothing=self.recipe.smoothing, reduction="sum"
-            )
-            count += int(wanted.sum())
+            states = read(self.model, rows, audio.pooler_output).last_hidden_state
+            total = total + answer_loss(self.model, states, rows.labels, self.recipe.smoothing)
+            count += int((rows.labels != IGNORED).sum())
         return total / count, ctc_loss
 
     def _ctc_loss(self, encoded: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -100,31 +90,12 @@ class Learner:
         )
 
 
-def averaged_model(learner: Learner, processor: Qwen3ASRProcessor) -> Qwen3ASRForConditionalGeneration:
-    """A copy of the model with the averaged weights."""
+def dev_errors(learner: Learner, processor: Qwen3ASRProcessor, unheard: list[Said]) -> str:
+    """Of the averaged weights, on sentences never trained on."""
     model = build_model(processor.tokenizer)
     model.load_state_dict(learner.learning.average, strict=False)
     model.tie_weights()
-    return model.eval()
-
-
-def dev_errors(learner: Learner, processor: Qwen3ASRProcessor, dev: Corpus) -> str:
-    """Word and character error rates of the averaged weights on sentences never trained on, over all workers."""
-    model = averaged_model(learner, processor)
-    rank, world = dist.get_rank(), dist.get_world_size()
-    clips = dev.clips[rank::world]
-    answers = decode.transcribe(model, processor, [dev.waveform(clip) for clip in clips])
-    counts = torch.zeros(len(LANGUAGES) + 1, 2)
-    for clip, answer in zip(clips, answers, strict=True):
-        row = LANGUAGES.index(clip.language)
-        said = grammar.units(grammar.normalise(clip.text), clip.language)
-        heard = grammar.units(grammar.normalise(answer.text), clip.language)
-        found = jiwer.process_words(" ".join(said), " ".join(heard))
-        counts[row] += torch.tensor([found.substitutions + found.deletions + found.insertions, len(said)])
-        counts[-1] += torch.tensor([answer.language == clip.language, 1])
-    dist.all_reduce(counts)
-    english, chinese, language = (100 * counts[:, 0] / counts[:, 1]).tolist()
-    return f"WER {english:.1f} % CER {chinese:.1f} % language {language:.1f} %"
+    return dev.errors(model.eval(), processor, unheard)
 
 
 def work(rank: int, world: int, recipe: Recipe) -> None:
@@ -134,13 +105,20 @@ def work(rank: int, world: int, recipe: Recipe) -> None:
     units = CtcUnits()
     learner = Learner(processor, units, recipe)
     batches = Batches(Corpus(WORK / "corpus", "train"), processor, units, recipe.seconds, Mix())
-    dev = Corpus(WORK / "corpus", "dev")
+    unheard = dev.sentences(Corpus(WORK / "corpus", "dev"))
     run(
         learner.learning,
         lambda step: learner.learn(batches.batch(step, rank)),
-        lambda: dev_errors(learner, processor, dev),
+        lambda: dev_errors(learner, processor, unheard),
         TRAINED,
     )
+
+
+def prepare() -> None:
+    """Speak the corpus and make the processor, where they are not there yet."""
+    corpus.build(WORK / "corpus")
+    if not (WORK / "processor").exists():
+        build_processor().save_pretrained(WORK / "processor")
 
 
 def main() -> None:
@@ -148,12 +126,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4200, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     arguments = parser.parse_args()
-    corpus.build(WORK / "corpus")
-    if not (WORK / "processor").exists():
-        build_processor().save_pretrained(WORK / "processor")
+    prepare()
     (WORK / "rendezvous").unlink(missing_ok=True)
     mp.spawn(work, (arguments.workers, Recipe(steps=arguments.steps)), nprocs=arguments.workers)
-    export()
+    export(TRAINED)
 
 
 if __name__ == "__main__":

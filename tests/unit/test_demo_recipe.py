@@ -1,19 +1,24 @@
 """The pure parts of the demo checkpoint's recipe: no synthesiser, no training."""
 
+import io
 import random
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import Qwen3ASRProcessor
 
-from benchmarks.demo_checkpoint import augment, grammar, voices
+from benchmarks.demo_checkpoint import augment, dev, grammar, voices
 from benchmarks.demo_checkpoint.batches import Batches, Mix, audio_tokens
-from benchmarks.demo_checkpoint.corpus import Corpus, Job, write
+from benchmarks.demo_checkpoint.corpus import Clip, Corpus, Job, write, write_index
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language, Split
+from benchmarks.demo_checkpoint.losses import place_loss
 from benchmarks.demo_checkpoint.model import build_processor
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
+from deployments.audio.decode import decode
+from tests.speech import RECORDINGS
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +184,12 @@ def batches(tmp_path: Path, processor: Qwen3ASRProcessor, monkeypatch: pytest.Mo
     return Batches(Corpus(tmp_path, "train"), processor, CtcUnits(), 40.0, everything)
 
 
+@pytest.fixture
+def long_batches(batches: Batches, tmp_path: Path, processor: Qwen3ASRProcessor) -> Batches:
+    """Batches of the same corpus, of long utterances alone."""
+    return Batches(Corpus(tmp_path, "train"), processor, CtcUnits(), 100.0, Mix(long=1.0, speechless=0.0))
+
+
 def test_a_batch_packs_every_audio_token_once(batches: Batches, processor: Qwen3ASRProcessor) -> None:
     batch = batches.batch(step=7, worker=0)
     total = sum(batch.lengths)
@@ -211,3 +222,71 @@ def test_labels_follow_the_prompt(batches: Batches, processor: Qwen3ASRProcessor
                 assert answer.startswith("language ") != prompt.endswith("<asr_text>")
                 assert answer.endswith("<|im_end|>")
                 assert ids[start + 1 : start + wanted.numel()].equal(labels[wanted][:-1])
+
+
+def test_long_utterances_are_as_long_as_the_service_sends_them(long_batches: Batches) -> None:
+    lengths = [length / 13 for step in range(3) for length in long_batches.batch(step, 0).lengths]
+    assert max(lengths) <= 30.0
+    assert max(lengths) > 20.0
+    assert np.mean(lengths) > 10.0
+
+
+def test_every_word_of_a_long_utterance_has_a_place_in_the_audio(
+    long_batches: Batches, processor: Qwen3ASRProcessor
+) -> None:
+    """The whole answer has places and nothing else has; they move on through the audio, from its start to its end."""
+    for rows in long_batches.batch(5, 0).rows:
+        for ids, labels, places in zip(rows.input_ids, rows.labels, rows.places, strict=True):
+            audio = (ids == processor.audio_token_id).nonzero().flatten()
+            placed = places[:, 1] > 0
+            answer = processor.tokenizer.decode(labels[labels != -100]).removesuffix("<|im_end|>")
+            assert processor.tokenizer.decode(labels[placed]) == answer.rpartition("<asr_text>")[2]
+            starts, ends = places[placed].unbind(1)
+            assert audio[0] <= starts[0] < audio[13]
+            assert audio[-26] < ends[-1] <= audio[-1] + 1
+            assert (starts.diff() >= 0).all()
+            assert (starts < ends).all()
+            assert (ends - starts <= 1.2 * 13 + 2).all()
+
+
+def test_looking_at_the_place_costs_nothing_and_looking_elsewhere_does() -> None:
+    """Two tokens of four have a place; of two heads only one looks there, with all or half of its attention."""
+    places = torch.tensor([[[0, 0], [0, 0], [0, 2], [1, 2]]])
+    attention = torch.zeros(1, 2, 4, 4)
+    attention[0, :, 2, 0] = 1.0
+    attention[0, :, 3, 1] = 1.0
+    assert place_loss(attention, places) == pytest.approx(0.0, abs=1e-4)
+    attention[0, 1, 3] = torch.tensor([1.0, 0.0, 0.0, 0.0])
+    assert place_loss(attention, places) == pytest.approx(np.log(2), abs=1e-4)
+    attention[0, 0, 3] = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    assert place_loss(attention, places) == pytest.approx(np.log(4), abs=1e-4)
+
+
+def test_development_recordings_are_cut_as_the_service_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sentence is in one piece, in order, and pieces are as long as those of long recordings."""
+    monkeypatch.setattr(dev, "RECORDING_S", 80.0)
+    waveforms = [
+        (decode(io.BytesIO(recording.path.read_bytes()), max_duration_s=30) * 32767).astype(np.int16)
+        for recording in RECORDINGS
+    ]
+    (tmp_path / "dev.i16").write_bytes(np.concatenate(waveforms).tobytes())
+    starts = np.cumsum([0, *(waveform.size for waveform in waveforms)]).tolist()
+    clips = [
+        Clip(start, waveform.size, recording.text, "English" if recording.language == "English" else "Chinese", "any")
+        for start, waveform, recording in zip(starts, waveforms, RECORDINGS, strict=False)
+    ]
+    write_index(tmp_path, "dev", clips)
+
+    pieces = dev.pieces(Corpus(tmp_path, "dev"))
+
+    for language in LANGUAGES:
+        own = [piece for piece in pieces if piece.language == language]
+        lengths = [piece.waveform.size / 16_000 for piece in own]
+        assert max(lengths) <= 30.0
+        assert sum(lengths) == pytest.approx(80.0, abs=10.0)
+        assert all(length > 10.0 for length in lengths[:-1])
+        said = grammar.join([piece.text for piece in own], language)
+        once = [clip.text for clip in clips if clip.language == language]
+        for text in once:
+            assert text in said
+        assert sum(map(len, once)) < len(said) < 3 * sum(map(len, once))
