@@ -16,6 +16,7 @@ from ray.serve import Application
 
 from deployments.app import wire
 from deployments.asr.deployment import BatchingConfig
+from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
@@ -72,6 +73,7 @@ def build(args: Settings) -> Application:
 
 def _load(settings: Settings, served_model: ServedModel, num_gpus: float) -> "StaticBatch":
     limit_spinning()
+    bound_caches()
     import torch
 
     from benchmarks.static_batch import StaticBatch

@@ -29,6 +29,7 @@ from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import choose_dtype
 from deployments.asr.linear import pack
+from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
 from deployments.asr.request import Request
@@ -69,6 +70,7 @@ def main() -> None:
     """Measure all variants and print one table."""
     arguments = _parser().parse_args()
     limit_spinning()  # in the processes started below, as in the service
+    bound_caches()
     dtype = choose_dtype(arguments.dtype, CPU)
     print(machine.describe())
     rows: list[list[Cell]] = []

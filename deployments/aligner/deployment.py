@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ray import serve
 
 from deployments.asr.deployment import BatchingConfig
+from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.exceptions import EngineFailure, ServiceError
 from deployments.replica_health import HEALTH_CHECKS, end_replica
@@ -116,6 +117,7 @@ class Aligner:
 
 def _start(settings: Settings, checkpoint: str) -> "AlignerModel":
     limit_spinning()
+    bound_caches()
     # Imported here: the process that only builds the application does not need torch.
     from deployments.aligner.start import start_aligner
 

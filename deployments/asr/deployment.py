@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
 from deployments.asr.workload import Workload
@@ -147,6 +148,7 @@ class ASR:
 
 def _start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> "Engine":
     limit_spinning()
+    bound_caches()
     # Imported here: the process that only builds the application does not need torch.
     from deployments.asr.start import start_engine
 

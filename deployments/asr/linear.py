@@ -32,9 +32,9 @@ FEW_ROWS = 8
 def round_up(rows: int) -> int:
     """How many rows oneDNN is given in place of so many: the same up to 16, then a multiple of 4, of 8 and so on.
 
-    It compiles kernels for each number of rows that it meets and keeps half a megabyte for each: half of it in a cache
-    that can be bounded, half in a table that cannot. An encoding and a prefill have a row for each token, which is
-    another number nearly every time, and memory grew with it for hours. From 64 on at most a 16th is added.
+    It compiles kernels for each number of rows that it meets, and an encoding and a prefill have a row for each token,
+    which is another number nearly every time: with fewer numbers more of them are found among the kernels that are kept
+    (`onednn.py`). From 64 on at most a 16th is added.
     """
     step = 1 if rows <= 16 else max(4, 2 ** ((rows - 1).bit_length() - 5))
     return -(-rows // step) * step
