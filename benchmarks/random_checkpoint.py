@@ -193,8 +193,12 @@ def write_original(native: Path, folder: Path) -> Path:
         save_file({name: weights[name] for name in members}, folder / shard, metadata={"format": "pt"})
     index = {"metadata": {}, "weight_map": {name: shard for shard, members in shards.items() for name in members}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    for name in TOKENIZER_FILES[:3]:
+    for name in ("tokenizer.json", "chat_template.jinja"):
         shutil.copy(native / name, folder / name)
+    tokenizer = json.loads((native / "tokenizer_config.json").read_text())
+    # transformers 4, which the qwen-asr package needs, knows a model's special tokens by this older name; 5 reads both.
+    tokenizer["extra_special_tokens"] = tokenizer.pop("model_specific_special_tokens")
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     return folder
 
 
