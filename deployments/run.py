@@ -6,6 +6,7 @@ minute. A second signal stops it at once.
 """
 
 import logging
+import os
 import signal
 import sys
 from types import FrameType
@@ -13,7 +14,6 @@ from typing import NoReturn
 
 import ray
 from ray import serve
-from ray.serve.schema import ApplicationStatus
 from ray.serve.scripts import cli
 
 from deployments.ingress.deployment import Ingress
@@ -26,8 +26,9 @@ SERVE_NAMESPACE = "serve"
 
 def main() -> None:
     """Run the config file named on the command line until a signal comes."""
-    # Before `serve run` does it: Ray puts a handler of its own in place of that for SIGTERM.
-    ray.init(namespace=SERVE_NAMESPACE)
+    # Before `serve run` does it: Ray puts a handler of its own in place of that for SIGTERM. A Ray of its own, unless told
+    # otherwise: a cluster that was killed leaves its address behind, which would be waited for in vain.
+    ray.init(os.environ.get("RAY_ADDRESS", "local"), namespace=SERVE_NAMESPACE)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drain_and_stop)
     cli(["run", *sys.argv[1:]])
@@ -44,14 +45,16 @@ def _drain_and_stop(_: int, __: FrameType | None) -> NoReturn:
 
 
 def drain(timeout_s: float) -> None:
-    """Have every ingress replica of the running applications refuse what is new, and wait for what it has.
+    """Have every ingress replica refuse what is new, and wait for what it has; also while others are still starting.
 
     Raises:
         TimeoutError: it did not end in time.
     """
     applications = serve.status().applications
-    running = [name for name, status in applications.items() if status.status == ApplicationStatus.RUNNING]
-    for name in running:
+    for name, application in applications.items():
+        ingress = application.deployments.get(Ingress.name)
+        if ingress is None or not ingress.replica_states.get("RUNNING"):
+            continue
         serve.get_app_handle(name).broadcast("drain").results(timeout_s=timeout_s)
 
 

@@ -2,8 +2,8 @@
 
 import os
 
-KEPT_KERNELS = "64"
-"""The decode steps of some ten numbers of rows. A kernel is compiled in a quarter of a millisecond."""
+KEPT_KERNELS = "128"
+"""The decode steps of some twenty numbers of rows. A kernel is compiled in a quarter of a millisecond."""
 
 
 def bound_caches() -> None:
