@@ -26,8 +26,8 @@ SERVE_NAMESPACE = "serve"
 
 def main() -> None:
     """Run the config file named on the command line until a signal comes."""
-    # Before `serve run` does it: Ray puts a handler of its own in place of that for SIGTERM. A Ray of its own, unless told
-    # otherwise: a cluster that was killed leaves its address behind, which would be waited for in vain.
+    # Before `serve run` does it: Ray puts a handler of its own in place of that for SIGTERM. A Ray of its own, unless
+    # told otherwise: a cluster that was killed leaves its address behind, which would be waited for in vain.
     ray.init(os.environ.get("RAY_ADDRESS", "local"), namespace=SERVE_NAMESPACE)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _drain_and_stop)
