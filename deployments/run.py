@@ -52,7 +52,7 @@ def drain(timeout_s: float) -> None:
     """
     applications = serve.status().applications
     for name, application in applications.items():
-        ingress = application.deployments.get(Ingress.name)
+        ingress = application.deployments.get(Ingress.name)  # type: ignore[attr-defined]
         if ingress is None or not ingress.replica_states.get("RUNNING"):
             continue
         serve.get_app_handle(name).broadcast("drain").results(timeout_s=timeout_s)
