@@ -50,7 +50,8 @@ _OPTIONS = {
     "codec_whitelist": _DECODERS.replace(" ", ","),
     "protocol_whitelist": "",
 }
-# Beside FFmpeg's errors PyAV raises these for values in crafted headers that it cannot represent.
+# Beside FFmpeg's errors PyAV raises these for values in crafted headers that it cannot represent, the last one for a
+# stream that it has no decoder for: all mean that this file cannot be read, and a client is told so.
 _FFMPEG_ERRORS = (av.FFmpegError, ValueError, ArithmeticError, LookupError, MemoryError, NotImplementedError)
 
 _PACKETS_PER_S = 2_000
