@@ -2,12 +2,15 @@
 
     python -m benchmarks.random_checkpoint --size 0.6B --out .work/random-0.6B
     python -m benchmarks.engine --checkpoint .work/random-0.6B --rows 1 4 8 16 32 --save engine
+    python -m benchmarks.engine --checkpoint .work/random-0.6B --device cuda --rows 1 8 32 128 --save engine_gpu
 
 For each number of rows: milliseconds to encode and to read the prompts of that many 10 s clips, and milliseconds of
 one decode step of all of them. Variants: `generate` (transformers, in the same number format), `plain` (our loop over
-the model as it was loaded), `packed` (with weights laid out for the CPU: what is served by default) and `int8`. The
-floor is the time it takes to read all weights of the language model once, in the variant's own format, at the
-bandwidth measured in the same minutes. Each variant runs in a process of its own; its memory is read after the load.
+the model as it was loaded), on a CPU `packed` (with weights laid out for it: what is served by default) and `int8`,
+on a GPU `graphs` (decode steps replayed as CUDA graphs: what is served by default). A CPU is given one clip after the
+other to encode and to read, as the engine admits them there, a GPU all at once. The floor is the time it takes to read
+all weights of the language model once, in the variant's own format, at the bandwidth measured in the same minutes. Each
+variant runs in a process of its own; its memory (of a GPU: what torch has reserved) is read after the load.
 """
 
 import argparse
@@ -38,8 +41,7 @@ from deployments.asr.sampling import sample
 from deployments.asr.sequence import Sequence
 from deployments.transcription.utterance import SAMPLE_RATE, Utterance
 
-CPU = torch.device("cpu")
-VARIANTS = ("generate", "plain", "packed", "int8")
+VARIANTS = {"cpu": ("generate", "plain", "packed", "int8"), "cuda": ("generate", "plain", "graphs")}
 CLIP_S = 10.0
 SLOT_TOKENS = 512
 STEPS = 10
@@ -55,6 +57,7 @@ class Job:
     rows: tuple[int, ...]
     threads: int
     dtype: torch.dtype
+    device: torch.device
 
 
 @dataclass(frozen=True)
@@ -71,34 +74,38 @@ def main() -> None:
     arguments = _parser().parse_args()
     limit_spinning()  # in the processes started below, as in the service
     bound_caches()
-    dtype = choose_dtype(arguments.dtype, CPU)
+    device = torch.device(arguments.device)
+    dtype = choose_dtype(arguments.dtype, device)
     print(machine.describe())
     rows: list[list[Cell]] = []
-    for variant in arguments.variants:
-        job = Job(variant, arguments.checkpoint, tuple(arguments.rows), arguments.threads, dtype)
+    for variant in arguments.variants or VARIANTS[device.type]:
+        job = Job(variant, arguments.checkpoint, tuple(arguments.rows), arguments.threads, dtype, device)
         with multiprocessing.get_context("spawn").Pool(1) as process:
             for row in process.apply(measure, (job,)):
                 print(*row, sep="\t", flush=True)
                 rows.append(row)
     if arguments.save:
         settings: dict[str, Cell] = {"threads": arguments.threads, "dtype": str(dtype).removeprefix("torch.")}
+        if device.type == "cuda":
+            settings["device"] = torch.cuda.get_device_name()
         results.save(arguments.save, results.command_line("benchmarks.engine"), settings, COLUMNS, rows)
 
 
 def measure(job: Job) -> list[list[Cell]]:
     """One row of the table for each number of rows of the batch."""
     torch.set_num_threads(job.threads)
-    checkpoint = load(str(job.checkpoint), dtype=job.dtype, device=CPU)
+    checkpoint = load(str(job.checkpoint), dtype=job.dtype, device=job.device)
     weights = _decode_weights(checkpoint)
-    bytes_each = {"generate": job.dtype.itemsize, "plain": job.dtype.itemsize, "packed": 2, "int8": 1}[job.variant]
+    bytes_each = {"packed": 2, "int8": 1}.get(job.variant, job.dtype.itemsize)
     if job.variant in ("packed", "int8"):
         layout = pack(checkpoint.model, "int8" if job.variant == "int8" else "none")
         print(f"{job.variant}: {layout}", flush=True)
-    memory = psutil.Process().memory_info().rss / 2**30
-    floor = 1e3 * weights * bytes_each / _read_bandwidth()
+    on_gpu = job.device.type == "cuda"
+    memory = (torch.cuda.memory_reserved() if on_gpu else psutil.Process().memory_info().rss) / 2**30
+    floor = 1e3 * weights * bytes_each / _read_bandwidth(job.device)
     table: list[list[Cell]] = []
     for rows in job.rows:
-        stages = (_generate if job.variant == "generate" else _engine)(checkpoint, rows)
+        stages = _generate(checkpoint, rows) if job.variant == "generate" else _engine(job, checkpoint, rows)
         table.append(
             [
                 job.variant,
@@ -115,27 +122,31 @@ def measure(job: Job) -> list[list[Cell]]:
 
 
 @torch.inference_mode()
-def _engine(checkpoint: Checkpoint, rows: int) -> Stages:
-    """Prompts are read one at a time, as the engine admits them on a CPU."""
+def _engine(job: Job, checkpoint: Checkpoint, rows: int) -> Stages:
     prompt = Prompt(checkpoint.tokenizer)
-    runner = ModelRunner(checkpoint, prompt, slots=rows, slot_tokens=SLOT_TOKENS)
+    runner = ModelRunner(checkpoint, prompt, slots=rows, slot_tokens=SLOT_TOKENS, graphs=job.variant == "graphs")
     sequences = [_sequence(runner, prompt, seed) for seed in range(rows)]
-    runner.encode(sequences[:1])
-    runner.prefill(sequences[:1], first_slot=0)
-    encode = sum(_ms(lambda s=sequence: runner.encode([s])) for sequence in sequences)  # type: ignore[misc]
-    started = time.perf_counter()
-    for slot, sequence in enumerate(sequences):
-        (token,), (logprob,) = sample(runner.prefill([sequence], first_slot=slot), [sequence])
-        sequence.append(token, logprob)
-    prefill = 1e3 * (time.perf_counter() - started)
+    together = rows if job.device.type == "cuda" else 1
+    groups = [sequences[first : first + together] for first in range(0, rows, together)]
+    runner.encode(groups[0])
+    runner.prefill(groups[0], first_slot=0)
+    encode = sum(_ms(lambda g=group: runner.encode(g)) for group in groups)  # type: ignore[misc]
+
+    def read_prompts() -> None:
+        for index, group in enumerate(groups):
+            _choose(runner.prefill(group, first_slot=index * together), group)
 
     def step() -> None:
-        logits = runner.decode(sequences)
-        for sequence, token, logprob in zip(sequences, *sample(logits, sequences), strict=True):
-            sequence.append(token, logprob)
+        _choose(runner.decode(sequences), sequences)
 
+    prefill = _ms(read_prompts)
     step()
     return Stages(encode, prefill, statistics.median(_ms(step) for _ in range(STEPS)))
+
+
+def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    for sequence, token, logprob in zip(sequences, *sample(logits, sequences), strict=True):
+        sequence.append(token, logprob)
 
 
 @torch.inference_mode()
@@ -149,11 +160,12 @@ def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
         return_tensors="pt",
     )
     prompt = Prompt(checkpoint.tokenizer).token_ids(audio_tokens=13 * round(CLIP_S))
+    device = checkpoint.model.device
     inputs = {
-        "input_ids": torch.tensor([prompt] * rows),
-        "attention_mask": torch.ones(rows, len(prompt), dtype=torch.long),
-        "input_features": features["input_features"].to(checkpoint.model.dtype),
-        "input_features_mask": features["attention_mask"],
+        "input_ids": torch.tensor([prompt] * rows, device=device),
+        "attention_mask": torch.ones(rows, len(prompt), dtype=torch.long, device=device),
+        "input_features": features["input_features"].to(device, checkpoint.model.dtype),
+        "input_features_mask": features["attention_mask"].to(device),
     }
 
     def transcribe(tokens: int) -> float:
@@ -162,6 +174,7 @@ def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
         )
         return _ms(lambda: checkpoint.model.generate(**inputs, generation_config=config))
 
+    transcribe(2)
     first = transcribe(1)
     return Stages(None, first, (transcribe(1 + STEPS) - first) / STEPS)
 
@@ -183,8 +196,11 @@ def _waveform(seed: int) -> np.ndarray:
 
 
 def _ms(work: Callable[[], object]) -> float:
+    wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    wait()
     started = time.perf_counter()
     work()
+    wait()
     return 1e3 * (time.perf_counter() - started)
 
 
@@ -193,16 +209,17 @@ def _decode_weights(checkpoint: Checkpoint) -> int:
     return sum(weight.numel() for weight in checkpoint.model.model.language_model.parameters())
 
 
-def _read_bandwidth() -> float:
+def _read_bandwidth(device: torch.device) -> float:
     """Bytes per second of a pass over memory that no cache holds; the best of five."""
-    block = torch.ones(256 * 2**20 // 4)
+    block = torch.ones((2**32 if device.type == "cuda" else 2**28) // 4, device=device)
     return block.nbytes / min(1e-3 * _ms(block.sum) for _ in range(6))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
+    parser.add_argument("--device", choices=VARIANTS, default="cpu")
+    parser.add_argument("--variants", nargs="+", choices=sorted({v for of in VARIANTS.values() for v in of}))
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto")

@@ -24,19 +24,18 @@ class AlignerCheckpoint:
     processor: Qwen3ASRProcessor
 
 
-def load_aligner(name: str, *, dtype: torch.dtype, device: torch.device, attention: str = "sdpa") -> AlignerCheckpoint:
+def load_aligner(name: str, *, dtype: torch.dtype, device: torch.device) -> AlignerCheckpoint:
     """Load the forced aligner `name` (hub id or folder) for inference.
 
     Args:
         name: which.
         dtype: number format of the weights.
         device: where they shall be.
-        attention: implementation that the audio encoder uses, as transformers names them.
 
     Raises:
         CheckpointError: it is missing, incomplete, damaged or no forced aligner; one sentence says which.
     """
-    checkpoint = load(name, dtype=dtype, device=device, attention=attention, architecture=ALIGNER)
+    checkpoint = load(name, dtype=dtype, device=device, architecture=ALIGNER)
     config = config_of(name, "aligner")
     if "thinker_config" not in config:
         return AlignerCheckpoint(checkpoint, Qwen3ASRProcessor.from_pretrained(name))

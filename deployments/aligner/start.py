@@ -7,7 +7,7 @@ import torch
 
 from deployments.aligner.checkpoint import load_aligner
 from deployments.aligner.model import AlignerModel
-from deployments.asr.device import choose_attention, choose_device, choose_dtype, choose_threads
+from deployments.asr.device import choose_device, choose_dtype, choose_threads
 from deployments.exceptions import CheckpointError
 from deployments.settings import Settings
 
@@ -31,9 +31,7 @@ def start_aligner(settings: Settings, checkpoint: str) -> AlignerModel:
     if device.type == "cuda":
         # Its plans for masked attention are built anew for every shape, which takes a second each.
         torch.backends.cuda.enable_cudnn_sdp(False)
-    model = AlignerModel(
-        load_aligner(checkpoint, dtype=dtype, device=device, attention=choose_attention(device, dtype))
-    )
+    model = AlignerModel(load_aligner(checkpoint, dtype=dtype, device=device))
     if settings.max_utterance_s > model.longest_s:
         raise CheckpointError(
             f"The aligner {checkpoint!r} tells times up to {model.longest_s:g} s; set max_utterance_s to no more."

@@ -4,22 +4,12 @@ All tokens of a forward pass come as one row, without padding: the prompts of ma
 token of each running row with a piece of a prompt behind them.
 """
 
-import importlib.util
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-
-class Prompts:
-    """The lengths of whole prompts that go through the layers as one row, one after the other."""
-
-    def __init__(self, lengths: list[int], device: torch.device):
-        self.spans = list(pairwise([0, *accumulate(lengths)]))
-        self.longest = max(lengths)
-        self.bounds = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(device, non_blocking=True)
-        """(prompts + 1,) where each begins and the last one ends."""
+from deployments.asr.packed import Packed, attend_packed
 
 
 @dataclass(frozen=True)
@@ -61,7 +51,7 @@ def attend(
     cached: tuple[torch.Tensor, torch.Tensor],
     *,
     scaling: float,
-    batch: Prompts | Step,
+    batch: Packed | Step,
 ) -> torch.Tensor:
     """Attention of one layer.
 
@@ -72,20 +62,13 @@ def attend(
         cached: keys and values of all slots, those of these tokens included: (slots, key-value heads, slot_tokens,
             head_dim) both.
         scaling: of the scores.
-        batch: what the tokens are.
+        batch: what the tokens are: whole prompts, or a step.
 
     Returns (tokens, heads, head_dim).
     """
     if isinstance(batch, Step):
         return _attend_to_slots(query, *cached, batch, scaling)
-    if _flash_attention_serves(query):
-        return _attend_with_flash(query, keys, values, batch, scaling)
-    keys, values = keys.transpose(0, 1), values.transpose(0, 1)
-    outputs = [
-        _attend_causally(query[start:end], keys[:, start:end], values[:, start:end], scaling)
-        for start, end in batch.spans
-    ]
-    return torch.cat(outputs)
+    return attend_packed(query, keys, values, batch, scaling=scaling, causal=True)
 
 
 def _attend_to_slots(
@@ -96,7 +79,7 @@ def _attend_to_slots(
         outputs.append(_attend_with_rows(query[: step.rows], keys, values, step, scaling))
     if (piece := step.piece) is not None:
         keys, values = keys[piece.slot, :, : piece.end], values[piece.slot, :, : piece.end]
-        outputs.append(_attend_causally(query[step.rows :], keys, values, scaling, step.piece_mask))
+        outputs.append(_attend_to_piece(query[step.rows :], keys, values, step.piece_mask, scaling))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
@@ -111,44 +94,15 @@ def _attend_with_rows(
     return output.reshape(rows, heads, head_dim)
 
 
-def _attend_causally(
-    query: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
-    scaling: float,
-    mask: torch.Tensor | None = None,
+def _attend_to_piece(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor, scaling: float
 ) -> torch.Tensor:
-    """Attention of one sequence, its query (tokens, heads, head_dim), its keys (key-value heads, length, head_dim)."""
+    """Of one sequence, its query (tokens, heads, head_dim), its keys (key-value heads, length, head_dim)."""
     output = scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         keys.repeat_interleave(query.shape[1] // len(keys), dim=0)[None],
         values.repeat_interleave(query.shape[1] // len(values), dim=0)[None],
         attn_mask=mask,
-        is_causal=mask is None,
         scale=scaling,
     )
     return output[0].transpose(0, 1)
-
-
-def _flash_attention_serves(query: torch.Tensor) -> bool:
-    return query.is_cuda and query.dtype != torch.float32 and importlib.util.find_spec("flash_attn") is not None
-
-
-def _attend_with_flash(
-    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, batch: Prompts, scaling: float
-) -> torch.Tensor:
-    """All prompts in one kernel."""
-    from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]  # optional
-
-    output: torch.Tensor = flash_attn_varlen_func(
-        query,
-        keys,
-        values,
-        cu_seqlens_q=batch.bounds,
-        cu_seqlens_k=batch.bounds,
-        max_seqlen_q=batch.longest,
-        max_seqlen_k=batch.longest,
-        softmax_scale=scaling,
-        causal=True,
-    )
-    return output

@@ -90,7 +90,6 @@ def load(
     *,
     dtype: torch.dtype,
     device: torch.device,
-    attention: str = "sdpa",
     architecture: Architecture = RECOGNIZER,
 ) -> Checkpoint:
     """Load the checkpoint `name` (hub id or folder) for inference.
@@ -99,7 +98,6 @@ def load(
         name: which.
         dtype: number format of the weights.
         device: where they shall be.
-        attention: implementation that the audio encoder uses, as transformers names them.
         architecture: what it is to be loaded as.
 
     Raises:
@@ -114,7 +112,6 @@ def load(
             config=_flatten(config) if original_layout else None,
             key_mapping=native_names if original_layout else None,
             dtype=dtype,
-            attn_implementation={"audio_config": attention},
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(name)

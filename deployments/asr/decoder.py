@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn.functional import rms_norm
 from transformers import Qwen3ASRForConditionalGeneration
 
-from deployments.asr.attention import Prompts, Step, attend
+from deployments.asr.attention import Step, attend
 from deployments.asr.cache import SlotCache
+from deployments.asr.packed import Packed
 
 
 class Decoder(nn.Module):
@@ -47,7 +48,7 @@ class Decoder(nn.Module):
         embeddings: torch.Tensor,
         positions: torch.Tensor,
         cache: SlotCache,
-        batch: Prompts | Step,
+        batch: Packed | Step,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run all layers.
@@ -99,7 +100,7 @@ class DecoderLayer(nn.Module):
         hidden: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor],
         cache: SlotCache,
-        batch: Prompts | Step,
+        batch: Packed | Step,
         wanted: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Hidden states to those after this layer, (tokens, hidden); of the `wanted` tokens alone where they are told.
@@ -119,7 +120,7 @@ class DecoderLayer(nn.Module):
         normed: torch.Tensor,
         rotation: tuple[torch.Tensor, torch.Tensor],
         cache: SlotCache,
-        batch: Prompts | Step,
+        batch: Packed | Step,
     ) -> torch.Tensor:
         """(tokens, heads * head_dim)."""
         projected = self.qkv(normed).view(len(normed), -1, self._head_dim)

@@ -1,6 +1,5 @@
 """What this replica computes on: device, number format, threads."""
 
-import importlib.util
 import math
 import os
 from pathlib import Path
@@ -129,9 +128,3 @@ def _free_memory() -> int:
         return free
     # Cached files, such as the checkpoint's, go when memory is needed.
     return free if limit == "max" else min(free, int(limit) - int(used) + int(used_for["inactive_file"]))
-
-
-def choose_attention(device: torch.device, dtype: torch.dtype) -> str:
-    """How the audio encoder attends: FlashAttention where it is installed and serves, else torch's own."""
-    installed = importlib.util.find_spec("flash_attn") is not None
-    return "flash_attention_2" if installed and device.type == "cuda" and dtype != torch.float32 else "sdpa"

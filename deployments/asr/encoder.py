@@ -1,12 +1,14 @@
 """From waveforms to audio embeddings, many utterances at a time and each exactly as if it were alone."""
 
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from typing import Any
 
 import torch
+from torch import nn
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
+from deployments.asr.packed import Packed, attend_packed
 from deployments.transcription.utterance import Waveform
 
 CHUNK_TOKENS = 13
@@ -16,17 +18,21 @@ FRAMES_PER_S = 100
 
 
 class AudioEncoder:
-    """The checkpoint's feature extractor, audio tower and projector."""
+    """The checkpoint's feature extractor, audio tower and projector.
+
+    Args:
+        checkpoint: the loaded model; from now on its audio tower attends as `WindowAttention` does.
+    """
 
     def __init__(self, checkpoint: Checkpoint):
         self._model = checkpoint.model
+        for layer in _tower(checkpoint.model).layers:
+            if not isinstance(layer.self_attn, WindowAttention):
+                layer.self_attn = WindowAttention(layer.self_attn)
         self._log_mel = LogMel(checkpoint.feature_extractor, checkpoint.model.device)
         config = checkpoint.model.config.audio_config
         self._window_frames: int = config.n_window_infer
         self._window_tokens = CHUNK_TOKENS * (config.n_window_infer // CHUNK_FRAMES)
-        # SDPA reads the windows' lengths on the host in every layer, which would stall a GPU each time: left there.
-        flash = "flash" in (config._attn_implementation or "")
-        self._windows_device = checkpoint.model.device if flash else torch.device("cpu")
 
     def tokens(self, samples: int) -> int:
         """Embeddings that a waveform of so many samples is encoded to."""
@@ -54,11 +60,12 @@ class AudioEncoder:
 
     def _encode(self, mels: list[torch.Tensor], frames: list[int]) -> tuple[torch.Tensor, ...]:
         lengths = [_tokens(count) for count in frames]
-        windows = [window for length in lengths for window in self._windows(length)]
+        windows = Packed([window for length in lengths for window in self._windows(length)], self._model.device)
         encoded = self._model.get_audio_features(
             torch.cat(mels, dim=1).unsqueeze(0).to(self._model.dtype),
             _mask(frames, [mel.shape[1] for mel in mels]).to(self._model.device),
-            cu_seqlens=torch.tensor([0, *accumulate(windows)], dtype=torch.int32, device=self._windows_device),
+            cu_seqlens=windows.bounds,
+            windows=windows,
         )
         embeddings: torch.Tensor = encoded.pooler_output
         return embeddings.split(lengths)
@@ -66,6 +73,47 @@ class AudioEncoder:
     def _windows(self, tokens: int) -> list[int]:
         whole, rest = divmod(tokens, self._window_tokens)
         return [self._window_tokens] * whole + ([rest] if rest else [])
+
+
+class WindowAttention(nn.Module):
+    """`Qwen3ASRAudioAttention` over all windows at once; transformers' own goes through them one by one on a GPU too.
+
+    Args:
+        attention: its layers are taken over.
+    """
+
+    def __init__(self, attention: Any):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
+        self.out_proj = attention.out_proj
+        self._heads: int = attention.num_heads
+        self._scaling: float = attention.scaling
+
+    def forward(
+        self, hidden_states: torch.Tensor, cu_seqlens: torch.Tensor, windows: Packed | None = None, **_: object
+    ) -> torch.Tensor:
+        """Attend within windows.
+
+        Args:
+            hidden_states: (tokens, features) of all windows.
+            cu_seqlens: (windows + 1,) where they begin and the last one ends.
+            windows: the same; None, as `generate` calls it, has them read from `cu_seqlens`.
+
+        Returns (tokens, features).
+        """
+        windows = windows or Packed(cu_seqlens.diff().tolist(), hidden_states.device)
+        query, keys, values = (
+            project(hidden_states).view(len(hidden_states), self._heads, -1)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        attended = attend_packed(query, keys, values, windows, scaling=self._scaling, causal=False)
+        output: torch.Tensor = self.out_proj(attended.flatten(1))
+        return output
+
+
+def _tower(model: Any) -> Any:
+    """The audio tower, of a recognizer or of what an aligner has in its place."""
+    return model.model.audio_tower if hasattr(model, "model") else model.audio_tower
 
 
 def _tokens(frames: int) -> int:

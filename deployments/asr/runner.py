@@ -6,12 +6,13 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from deployments.asr.attention import Piece, Prompts, Step
+from deployments.asr.attention import Piece, Step
 from deployments.asr.cache import SlotCache
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
+from deployments.asr.packed import Packed
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
 from deployments.asr.stopwatch import Stopwatch
@@ -92,7 +93,7 @@ class ModelRunner:
         # Built on the CPU: a GPU would have to be asked how long the result is.
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
         positions = self._on_device(torch.cat([torch.arange(length) for length in lengths]))
-        prompts = Prompts(lengths, self._device)
+        prompts = Packed(lengths, self._device)
         self.cache.begin(self._on_device(slots), positions)
         embeddings = torch.cat([sequence.prompt for sequence in sequences])
         return self._head(self._decoder(embeddings, positions, self.cache, prompts, prompts.bounds[1:] - 1)).float()

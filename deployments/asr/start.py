@@ -8,7 +8,6 @@ import torch
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import (
     choose_admission,
-    choose_attention,
     choose_device,
     choose_dtype,
     choose_piece,
@@ -42,7 +41,7 @@ def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float)
     # One thread for now: every thread that computes with more gets OpenMP threads of its own, which stay. With more of
     # them than cores, OpenMP lets none spin at a barrier, and each step would wait for sleepers to wake.
     torch.set_num_threads(1)
-    checkpoint = load(served_model.checkpoint, dtype=dtype, device=device, attention=choose_attention(device, dtype))
+    checkpoint = load(served_model.checkpoint, dtype=dtype, device=device)
     layout = _lay_out(checkpoint, settings)
     torch.set_num_threads(choose_threads(settings, device))
     slots = choose_slots(settings, checkpoint.model.config.text_config, dtype, device, num_gpus)

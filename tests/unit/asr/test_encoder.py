@@ -31,12 +31,12 @@ def test_packed_is_what_each_encodes_to_alone(encoder: AudioEncoder) -> None:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("seconds", [0.3, 0.5, 1.0, 7.77, 8.0, 8.01, 29.99])
-def test_alone_is_what_the_model_itself_computes(encoder: AudioEncoder, checkpoint: Checkpoint, seconds: float) -> None:
+def test_alone_is_what_the_model_itself_computes(encoder: AudioEncoder, reference: Checkpoint, seconds: float) -> None:
     waveform = noise(seconds)
-    features = checkpoint.feature_extractor(
+    features = reference.feature_extractor(
         waveform, sampling_rate=16_000, padding="longest", return_attention_mask=True, return_tensors="pt"
     )
-    expected = checkpoint.model.get_audio_features(features["input_features"], features["attention_mask"]).pooler_output
+    expected = reference.model.get_audio_features(features["input_features"], features["attention_mask"]).pooler_output
     torch.testing.assert_close(encoder.encode([waveform])[0], expected, rtol=0, atol=1e-5)
 
 
