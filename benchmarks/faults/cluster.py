@@ -26,6 +26,8 @@ START_TIMEOUT_S = 120
 _MARK = "FAULTS_NODE"
 """Environment variable that every process of a node inherits: some outlive their parents."""
 _BIN = Path(sys.executable).parent
+_STARTED = "Ray runtime started"
+"""What `ray start` says once its node belongs to the cluster."""
 
 
 class Node:
@@ -98,6 +100,7 @@ class Cluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Its own: a head that was killed leaves a note there that the next Ray would take for a living cluster.
             "RAY_TMPDIR": str(self._folder),
+            "RAY_raylet_start_wait_time_s": f"{START_TIMEOUT_S}",
             **serve_environment(),
         }
         self.config = config | {"http_options": {"host": "127.0.0.1", "port": self._port}}
@@ -131,6 +134,7 @@ class Cluster:
             worker = ["--address", f"127.0.0.1:{self._gcs}", "--num-cpus", f"{cpus:g}", *here]
             worker += ["--resources", json.dumps({"worker": 1})]
             self._add(f"worker-{i}", worker, {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._worker_ports[i])})
+        self._wait_for(lambda: all(_STARTED in self.log(node.name).read_text() for node in self.nodes), "all nodes")
 
     def _add(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
         arguments = [*arguments, "--dashboard-agent-listen-port", str(free_port())]
