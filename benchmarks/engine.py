@@ -7,7 +7,8 @@
 For each number of rows: milliseconds to encode and to read the prompts of that many 10 s clips, and milliseconds of
 one decode step of all of them. Variants: `generate` (transformers, in the same number format), `plain` (our loop over
 the model as it was loaded), on a CPU `packed` (with weights laid out for it: what is served by default) and `int8`,
-on a GPU `graphs` (decode steps replayed as CUDA graphs: what is served by default). A CPU is given one clip after the
+on a GPU `graphs` (decode steps replayed as CUDA graphs: what is served by default) and `compiled` (the same with
+`torch_compile`). A CPU is given one clip after the
 other to encode and to read, as the engine admits them there, a GPU all at once. The floor is the time it takes to read
 all weights of the language model once, in the variant's own format, at the bandwidth measured in the same minutes. Each
 variant runs in a process of its own; its memory (of a GPU: what torch has reserved) is read after the load.
@@ -30,7 +31,7 @@ from benchmarks import machine, results
 from benchmarks.results import Cell
 from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint, load
-from deployments.asr.device import choose_dtype
+from deployments.asr.device import choose_dtype, prepare_gpu
 from deployments.asr.linear import pack
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
@@ -41,7 +42,7 @@ from deployments.asr.sampling import sample
 from deployments.asr.sequence import Sequence
 from deployments.transcription.utterance import SAMPLE_RATE, Utterance
 
-VARIANTS = {"cpu": ("generate", "plain", "packed", "int8"), "cuda": ("generate", "plain", "graphs")}
+VARIANTS = {"cpu": ("generate", "plain", "packed", "int8"), "cuda": ("generate", "plain", "graphs", "compiled")}
 CLIP_S = 10.0
 SLOT_TOKENS = 512
 STEPS = 10
@@ -94,6 +95,8 @@ def main() -> None:
 def measure(job: Job) -> list[list[Cell]]:
     """One row of the table for each number of rows of the batch."""
     torch.set_num_threads(job.threads)
+    if job.device.type == "cuda":
+        prepare_gpu()
     checkpoint = load(str(job.checkpoint), dtype=job.dtype, device=job.device)
     weights = _decode_weights(checkpoint)
     bytes_each = {"packed": 2, "int8": 1}.get(job.variant, job.dtype.itemsize)
@@ -124,7 +127,14 @@ def measure(job: Job) -> list[list[Cell]]:
 @torch.inference_mode()
 def _engine(job: Job, checkpoint: Checkpoint, rows: int) -> Stages:
     prompt = Prompt(checkpoint.tokenizer)
-    runner = ModelRunner(checkpoint, prompt, slots=rows, slot_tokens=SLOT_TOKENS, graphs=job.variant == "graphs")
+    runner = ModelRunner(
+        checkpoint,
+        prompt,
+        slots=rows,
+        slot_tokens=SLOT_TOKENS,
+        graphs=job.variant in ("graphs", "compiled"),
+        compiled=job.variant == "compiled",
+    )
     sequences = [_sequence(runner, prompt, seed) for seed in range(rows)]
     together = rows if job.device.type == "cuda" else 1
     groups = [sequences[first : first + together] for first in range(0, rows, together)]

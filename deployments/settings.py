@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         default=True,
         description="On a GPU, replay each decode step as one recorded graph in place of launching its kernels.",
     )
+    torch_compile: bool = Field(
+        default=False,
+        description="On a GPU, compile what the language model computes between its matrix products into one kernel "
+        "each: faster, but a replica starts later and needs a C compiler in its image.",
+    )
     num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
         description="GPUs per ASR replica; a fraction lets replicas share a card, 0 means CPU. `auto`: 1 if the "

@@ -129,16 +129,16 @@ class Cluster:
             self._redis = _start_redis(self._redis_port, self._folder)
             state = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"}
         self._add("head", head, state)
-        self._wait_for(lambda: bool(self._get("/api/version")), "the head")
         for i, cpus in enumerate(self._workers):
             worker = ["--address", f"127.0.0.1:{self._gcs}", "--num-cpus", f"{cpus:g}", *here]
             worker += ["--resources", json.dumps({"worker": 1})]
             self._add(f"worker-{i}", worker, {"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(self._worker_ports[i])})
-        self._wait_for(lambda: all(_STARTED in self.log(node.name).read_text() for node in self.nodes), "all nodes")
 
     def _add(self, name: str, arguments: list[str], environment: dict[str, str]) -> None:
         arguments = [*arguments, "--dashboard-agent-listen-port", str(free_port())]
         self.nodes.append(Node(name, arguments, self._environment | environment, self.log(name)))
+        # One after the other: two that start at once on one machine may take each other's ports.
+        self._wait_for(lambda: _STARTED in self.log(name).read_text(), name)
 
     def _stop(self) -> None:
         for node in self.nodes:

@@ -40,6 +40,7 @@ ANSWERS: dict[str, dict[str, str]] = {
 _EVERY_S = 0.1
 _SETTINGS = {
     "ASR_MAX_UPLOAD_BYTES": "1000000000",
+    "ASR_MAX_DURATION_S": "86400",
     "ASR_REQUEST_TIMEOUT_S": str(TIMEOUT_S),
     **settings_in_environment(),
 }

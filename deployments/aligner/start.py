@@ -7,7 +7,7 @@ import torch
 
 from deployments.aligner.checkpoint import load_aligner
 from deployments.aligner.model import AlignerModel
-from deployments.asr.device import choose_device, choose_dtype, choose_threads
+from deployments.asr.device import choose_device, choose_dtype, choose_threads, prepare_gpu
 from deployments.exceptions import CheckpointError
 from deployments.settings import Settings
 
@@ -29,8 +29,7 @@ def start_aligner(settings: Settings, checkpoint: str) -> AlignerModel:
     dtype = choose_dtype(settings.dtype, device)
     torch.set_num_threads(choose_threads(settings, device))
     if device.type == "cuda":
-        # Its plans for masked attention are built anew for every shape, which takes a second each.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        prepare_gpu()
     model = AlignerModel(load_aligner(checkpoint, dtype=dtype, device=device))
     if settings.max_utterance_s > model.longest_s:
         raise CheckpointError(

@@ -5,11 +5,14 @@ token of each running row with a piece of a prompt behind them.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
 
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-from deployments.asr.packed import Packed, attend_packed
+from deployments.asr.packed import Packed, attend_packed, flash_attention_serves
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,28 @@ class Step:
         self.rows = len(positions)
         self.slots = slice(first_slot, first_slot + self.rows)
         self.length = length
-        self.mask = (torch.arange(length, device=positions.device) <= positions[:, None])[:, None, None, :]
-        """(rows, 1, 1, length), True where a row looks."""
         self.piece = piece
+        self._positions = positions
         if piece is not None:
             seen, tokens = torch.arange(piece.end), torch.arange(piece.start, piece.end)
             self.piece_mask = (seen <= tokens[:, None]).to(positions.device, non_blocking=True)
             """(tokens of the piece, its end), True where a token looks."""
+
+    @cached_property
+    def mask(self) -> torch.Tensor:
+        """(rows, 1, 1, length), True where a row looks."""
+        seen = torch.arange(self.length, device=self._positions.device)
+        return (seen <= self._positions[:, None])[:, None, None, :]
+
+    @cached_property
+    def lengths(self) -> torch.Tensor:
+        """(rows,) int32, tokens in each slot, the new one included."""
+        return (self._positions + 1).int()
+
+    @cached_property
+    def row_bounds(self) -> torch.Tensor:
+        """(rows + 1,) int32, where each row's one token begins and the last one's ends."""
+        return torch.arange(self.rows + 1, dtype=torch.int32, device=self._positions.device)
 
 
 def attend(
@@ -86,12 +104,34 @@ def _attend_to_slots(
 def _attend_with_rows(
     query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step, scaling: float
 ) -> torch.Tensor:
-    """The query heads that share a key-value head stand in as the tokens of one: nothing has to be repeated."""
+    if flash_attention_serves(query):
+        return _attend_with_flash(query, keys, values, step, scaling)
+    # The query heads that share a key-value head stand in as the tokens of one: nothing has to be repeated.
     rows, heads, head_dim = query.shape
     grouped = query.reshape(rows, keys.shape[1], heads // keys.shape[1], head_dim)
     keys, values = keys[step.slots, :, : step.length], values[step.slots, :, : step.length]
     output = scaled_dot_product_attention(grouped, keys, values, attn_mask=step.mask, scale=scaling)
     return output.reshape(rows, heads, head_dim)
+
+
+def _attend_with_flash(
+    query: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, step: Step, scaling: float
+) -> torch.Tensor:
+    """Reads of each slot what is in it, and no more. The cache is laid out so that these are views."""
+    slot_tokens = keys.shape[2]
+    output = varlen_attn(
+        query,
+        keys.transpose(1, 2).flatten(0, 1),
+        values.transpose(1, 2).flatten(0, 1),
+        step.row_bounds,
+        (step.row_bounds + step.slots.start) * slot_tokens,
+        1,
+        step.length,
+        scale=scaling,
+        enable_gqa=True,
+        seqused_k=step.lengths,
+    )
+    return cast(torch.Tensor, output)
 
 
 def _attend_to_piece(

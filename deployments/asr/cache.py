@@ -24,9 +24,14 @@ class SlotCache:
     def __init__(self, config: Qwen3Config, *, slots: int, slot_tokens: int, dtype: torch.dtype, device: torch.device):
         self.slots = slots
         self.slot_tokens = slot_tokens
-        shape = (slots, config.num_key_value_heads, slot_tokens, config.head_dim)
-        self._keys = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
-        self._values = [_zeros(shape, dtype, device) for _ in range(config.num_hidden_layers)]
+        self._layers = config.num_hidden_layers
+        heads, head_dim = config.num_key_value_heads, config.head_dim
+        if device.type == "cuda":
+            # FlashAttention reads a slot's tokens one after the other, each with all its heads.
+            entries = torch.zeros((2 * self._layers, slots, slot_tokens, heads, head_dim), dtype=dtype, device=device)
+            self._entries = entries.transpose(2, 3)
+        else:
+            self._entries = _mapped_zeros((2 * self._layers, slots, heads, slot_tokens, head_dim), dtype)
         self._slots = self._positions = torch.empty(0, dtype=torch.long, device=device)
 
     def begin(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
@@ -40,24 +45,24 @@ class SlotCache:
 
     def write(self, layer: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Take the keys and values of one layer, (tokens, heads, head_dim) both."""
-        self._keys[layer][self._slots, :, self._positions] = keys
-        self._values[layer][self._slots, :, self._positions] = values
+        self._entries[layer][self._slots, :, self._positions] = keys
+        self._entries[self._layers + layer][self._slots, :, self._positions] = values
 
     def layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """All keys and values of one layer, (slots, heads, slot_tokens, head_dim) both."""
-        return self._keys[layer], self._values[layer]
+        return self._entries[layer], self._entries[self._layers + layer]
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Copy a row to another slot."""
-        for cache in (*self._keys, *self._values):
-            cache[target, :, :tokens] = cache[source, :, :tokens]
+        self._entries[:, target, :, :tokens] = self._entries[:, source, :, :tokens]
 
 
-def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    if device.type != "cpu":
-        return torch.zeros(shape, dtype=dtype, device=device)
-    # torch would write the zeros, and numpy ask for huge pages, of which a single token takes a whole one. Memory that
-    # the system maps reads as zero, and is taken page by page when it is written to.
+def _mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Zeros that take memory as they are written to.
+
+    torch would write them, and numpy ask for huge pages, of which a single token takes a whole one. Memory that the
+    system maps reads as zero, and is taken page by page.
+    """
     memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)

@@ -5,8 +5,8 @@ come of one matrix product, gates and values of the feed-forward part of another
 and rotated together.
 """
 
-from collections.abc import Sequence
-from typing import Any, Self
+from collections.abc import Iterable, Sequence
+from typing import Any, Self, cast
 
 import torch
 from torch import nn
@@ -16,6 +16,8 @@ from transformers import Qwen3ASRForConditionalGeneration
 from deployments.asr.attention import Step, attend
 from deployments.asr.cache import SlotCache
 from deployments.asr.packed import Packed
+from deployments.asr.pointwise import Pointwise
+from deployments.exceptions import CheckpointError
 
 
 class Decoder(nn.Module):
@@ -23,10 +25,15 @@ class Decoder(nn.Module):
 
     Args:
         model: transformers' language model; its parameters are taken over, and copied where they are joined.
+
+    Raises:
+        CheckpointError: it is not as all Qwen3 are.
     """
 
     def __init__(self, model: Any):
         super().__init__()
+        if model.config.hidden_act != "silu":
+            raise CheckpointError(f"A language model with hidden_act {model.config.hidden_act!r} is no Qwen3.")
         self.embed_tokens = model.embed_tokens
         self._rotary = model.rotary_emb
         self.layers = nn.ModuleList()
@@ -42,6 +49,12 @@ class Decoder(nn.Module):
             model.model.language_model = cls(model.model.language_model)
         decoder: Self = model.model.language_model
         return decoder
+
+    def compile_pointwise(self, compiled: bool) -> None:
+        """Let what lies between matrix products be compiled at its next use, or no longer."""
+        pointwise = Pointwise(compiled=compiled)
+        for layer in cast(Iterable[DecoderLayer], self.layers):
+            layer.pointwise = pointwise
 
     def forward(
         self,
@@ -80,6 +93,7 @@ class DecoderLayer(nn.Module):
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
+        self.pointwise = Pointwise()
         self._head_dim: int = attention.head_dim
         self._heads = attention.q_proj.out_features // self._head_dim
         self._key_heads = attention.k_proj.out_features // self._head_dim
@@ -92,7 +106,6 @@ class DecoderLayer(nn.Module):
         self.output = attention.o_proj
         self._mlp_norm = Norm(layer.post_attention_layernorm)
         self.gate_up = _join([mlp.gate_proj, mlp.up_proj])
-        self._activation = mlp.act_fn
         self.down = mlp.down_proj
 
     def forward(
@@ -110,9 +123,9 @@ class DecoderLayer(nn.Module):
         attended = self._attend(self._attention_norm(hidden), rotation, cache, batch)
         if wanted is not None:
             hidden, attended = hidden[wanted], attended[wanted]
-        hidden = hidden + self.output(attended)
-        gate, up = self.gate_up(self._mlp_norm(hidden)).chunk(2, dim=-1)
-        output: torch.Tensor = hidden + self.down(self._activation(gate) * up)
+        norm = self._mlp_norm
+        hidden, normed = self.pointwise.add_and_normalise(hidden, self.output(attended), norm.weight, norm.epsilon)
+        output: torch.Tensor = hidden + self.down(self.pointwise.gate(self.gate_up(normed)))
         return output
 
     def _attend(
@@ -125,9 +138,7 @@ class DecoderLayer(nn.Module):
         """(tokens, heads * head_dim)."""
         projected = self.qkv(normed).view(len(normed), -1, self._head_dim)
         rotated = self._heads + self._key_heads
-        heads = rms_norm(projected[:, :rotated], (self._head_dim,), eps=self._head_epsilon) * self._head_weights
-        cosines, sines = rotation
-        heads = torch.addcmul(heads * cosines, heads.roll(self._head_dim // 2, dims=-1), sines)
+        heads = self.pointwise.rotate(projected[:, :rotated], self._head_weights, *rotation, self._head_epsilon)
         query, keys, values = heads[:, : self._heads], heads[:, self._heads :], projected[:, rotated:]
         cache.write(self._index, keys, values)
         return attend(query, keys, values, cache.layer(self._index), scaling=self._scaling, batch=batch).flatten(1)
@@ -138,12 +149,12 @@ class Norm(nn.Module):
 
     def __init__(self, norm: Any):
         super().__init__()
-        self._weight = norm.weight
-        self._epsilon: float = norm.variance_epsilon
+        self.weight = norm.weight
+        self.epsilon: float = norm.variance_epsilon
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Args: (..., hidden). Returns the same."""
-        return rms_norm(hidden, self._weight.shape, self._weight, self._epsilon)
+        return rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
 
 
 def _join(linears: Sequence[nn.Linear]) -> nn.Linear:

@@ -42,6 +42,12 @@ def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
 
 
+def prepare_gpu() -> None:
+    """Set torch up for serving from a GPU."""
+    # cuDNN's plans for masked attention are built anew for every shape, which takes a second each.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def choose_threads(settings: Settings, device: torch.device) -> int:
     """Threads for torch. Ray sets OMP_NUM_THREADS to 1, which would leave a CPU replica on one core."""
     if settings.torch_threads != "auto":

@@ -26,7 +26,11 @@ class AudioEncoder:
 
     def __init__(self, checkpoint: Checkpoint):
         self._model = checkpoint.model
-        for layer in _tower(checkpoint.model).layers:
+        tower = _tower(checkpoint.model)
+        if checkpoint.model.device.type == "cuda":
+            for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
+                convolution.to(memory_format=torch.channels_last)  # what its kernels want, and would convert to
+        for layer in tower.layers:
             if not isinstance(layer.self_attn, WindowAttention):
                 layer.self_attn = WindowAttention(layer.self_attn)
         self._log_mel = LogMel(checkpoint.feature_extractor, checkpoint.model.device)

@@ -59,6 +59,7 @@ class Engine:
         piece_tokens: tokens of a prompt that are read along with one decode step at most, while utterances are
             running; 0 reads whole prompts between two steps.
         graphs: replay decode steps as CUDA graphs.
+        compiled: compile what lies between the model's matrix products.
     """
 
     def __init__(
@@ -70,9 +71,12 @@ class Engine:
         admission_s: float,
         piece_tokens: int = 0,
         graphs: bool = False,
+        compiled: bool = False,
     ):
         self._prompt = Prompt(checkpoint.tokenizer)
-        self._runner = ModelRunner(checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs)
+        self._runner = ModelRunner(
+            checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs, compiled=compiled
+        )
         self._admission_s = admission_s
         self._piece_tokens = piece_tokens
         self._waiting: list[Sequence] = []

@@ -1,14 +1,15 @@
 """Log-mel spectrograms of many waveforms at once, on the device, each exactly as if it were alone.
 
 The checkpoint's own feature extractor pads the waveforms of a batch to one length before the Fourier transform, which
-changes the last frame of the shorter ones; here each is extended by its own reflection, as it would be alone.
+changes the last frame of the shorter ones; here each is extended by its own reflection, as it would be alone, and all
+go through as one signal, one after the other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import numpy as np
 import torch
-from torch.nn.functional import pad
 from transformers import Qwen3ASRFeatureExtractor
 
 from deployments.transcription.utterance import Waveform
@@ -24,6 +25,7 @@ class LogMel:
         self._fft: int = extractor.n_fft
         self._hop: int = extractor.hop_length
         self._min_samples: int = extractor.min_length
+        self._device = device
         self._window = torch.hann_window(self._fft, device=device)
         self._filters = torch.from_numpy(extractor.mel_filters).to(device, torch.float32).T
 
@@ -33,23 +35,49 @@ class LogMel:
 
     def __call__(self, waveforms: Sequence[Waveform]) -> list[torch.Tensor]:
         """Return the spectrogram of each waveform, (mel bins, frames), zero-padded to whole `CHUNK_FRAMES`."""
-        counts = [self.frames(len(waveform)) for waveform in waveforms]
-        spectra = self._power([self._extend(waveform) for waveform in waveforms])
-        return [self._log_mel(spectrum[:, :frames]) for spectrum, frames in zip(spectra, counts, strict=True)]
+        lengths = [max(len(waveform), self._min_samples) for waveform in waveforms]
+        counts = [length // self._hop for length in lengths]
+        # Where in the signal each waveform's part begins, in hops.
+        starts = [0, *accumulate(-(-(length + self._fft) // self._hop) for length in lengths)]
+        spectrum = self._log_mel(self._join(waveforms, lengths, starts))
+        own_frames = spectrum[:, self._indices(starts, counts)]
+        owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self._device, non_blocking=True)
+        padded = [-(-count // CHUNK_FRAMES) * CHUNK_FRAMES for count in counts]
+        features = spectrum.new_zeros(len(spectrum), sum(padded))
+        features[:, self._indices([0, *accumulate(padded)], counts)] = _scale(own_frames, owner, len(counts))
+        return list(features.split(padded, dim=1))
 
-    def _extend(self, waveform: Waveform) -> torch.Tensor:
-        """To the shortest length there is, and by half a window of its own reflection on both sides."""
-        samples = torch.from_numpy(np.ascontiguousarray(waveform))
-        samples = pad(samples, (0, max(0, self._min_samples - len(samples))))
-        return pad(samples[None], (self._fft // 2, self._fft // 2), mode="reflect")[0]
+    def _join(self, waveforms: Sequence[Waveform], lengths: list[int], starts: list[int]) -> torch.Tensor:
+        """All waveforms as one signal, each brought to its length and extended by its reflection on both sides."""
+        on_gpu = self._device.type == "cuda"
+        signal = torch.zeros(starts[-1] * self._hop, pin_memory=on_gpu)  # pinned: a GPU fetches it by itself
+        samples, half = signal.numpy(), self._fft // 2
+        for waveform, length, start in zip(waveforms, lengths, starts, strict=False):
+            first = start * self._hop + half
+            own = samples[first : first + length]
+            own[: len(waveform)] = waveform
+            samples[first - half : first] = own[half:0:-1]
+            samples[first + length : first + length + half] = own[-2 : -half - 2 : -1]
+        return signal.to(self._device, non_blocking=True)
 
-    def _power(self, waveforms: list[torch.Tensor]) -> torch.Tensor:
-        batch = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(self._window.device)
-        stft = torch.stft(batch, self._fft, self._hop, window=self._window, center=False, return_complex=True)
-        return stft.abs() ** 2
+    def _log_mel(self, signal: torch.Tensor) -> torch.Tensor:
+        """(mel bins, frames of the whole signal)."""
+        stft = torch.stft(signal, self._fft, self._hop, window=self._window, center=False, return_complex=True)
+        return (self._filters @ stft.abs() ** 2).clamp(min=1e-10).log10()
 
-    def _log_mel(self, power: torch.Tensor) -> torch.Tensor:
-        """openai/whisper's: floored at 80 dB below the utterance's own peak, and scaled."""
-        logarithm = (self._filters @ power).clamp(min=1e-10).log10()
-        scaled = (torch.maximum(logarithm, logarithm.max() - 8.0) + 4.0) / 4.0
-        return pad(scaled, (0, -power.shape[1] % CHUNK_FRAMES))
+    def _indices(self, starts: Iterable[int], counts: list[int]) -> torch.Tensor:
+        """Those of so many frames from each start on."""
+        spans = [np.arange(start, start + count) for start, count in zip(starts, counts, strict=False)]
+        return torch.from_numpy(np.concatenate(spans)).to(self._device, non_blocking=True)
+
+
+def _scale(logarithm: torch.Tensor, owner: torch.Tensor, owners: int) -> torch.Tensor:
+    """openai/whisper's: floored at 80 dB below the utterance's own peak, and scaled.
+
+    Args:
+        logarithm: (mel bins, frames) of all utterances.
+        owner: (frames,) whose each is.
+        owners: how many there are.
+    """
+    peaks = logarithm.new_full((owners,), -torch.inf).scatter_reduce_(0, owner, logarithm.amax(dim=0), "amax")
+    return (torch.maximum(logarithm, peaks[owner] - 8.0) + 4.0) / 4.0

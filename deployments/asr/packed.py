@@ -7,8 +7,10 @@ import torch
 from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 
-HALF_FORMATS = (torch.bfloat16, torch.float16)
-"""What FlashAttention computes in."""
+
+def flash_attention_serves(query: torch.Tensor) -> bool:
+    """Whether torch's own FlashAttention computes on this device in this format."""
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
 
 
 class Packed:
@@ -48,7 +50,7 @@ def attend_packed(
 
     Returns (tokens, heads, head_dim).
     """
-    if query.is_cuda and query.dtype in HALF_FORMATS:
+    if flash_attention_serves(query):
         output = varlen_attn(
             query,
             keys,

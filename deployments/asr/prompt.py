@@ -29,6 +29,8 @@ class Prompt:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase):
         self._tokenizer = tokenizer
+        self._encode_usual = cache(self._encode)
+        """For what is the same in most prompts: nothing of a caller's."""
         control_tokens = tokenizer.get_added_vocab()
         longest_first = sorted(control_tokens, key=len, reverse=True)
         self._control_text = re.compile("|".join(map(re.escape, longest_first)))
@@ -50,7 +52,8 @@ class Prompt:
         after = "<|audio_end|><|im_end|>\n<|im_start|>assistant\n"
         if language is not None:
             after += f"language {language}{TEXT_FOLLOWS}"
-        return [*self._encode(before), *[self.audio_id] * audio_tokens, *self._encode(after)]
+        encode_before = self._encode if context else self._encode_usual
+        return [*encode_before(before), *[self.audio_id] * audio_tokens, *self._encode_usual(after)]
 
     def read_answer(self, token_ids: list[int], *, forced_language: str | None) -> tuple[str | None, str]:
         """Split the model's answer into language (English name, None where it heard none) and text."""

@@ -29,9 +29,19 @@ class ModelRunner:
         slots: rows that run together at most.
         slot_tokens: tokens that one row may need.
         graphs: replay decode steps as CUDA graphs.
+        compiled: compile what lies between the matrix products.
     """
 
-    def __init__(self, checkpoint: Checkpoint, prompt: Prompt, *, slots: int, slot_tokens: int, graphs: bool = False):
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        prompt: Prompt,
+        *,
+        slots: int,
+        slot_tokens: int,
+        graphs: bool = False,
+        compiled: bool = False,
+    ):
         model = checkpoint.model
         self._decoder = Decoder.of(model)
         self._head = model.lm_head
@@ -45,6 +55,8 @@ class ModelRunner:
         self._encoding = Stopwatch(self._device)
         self._encoded_before_s = 0.0
         """In the stretches before the last one, of an utterance that was encoded in several."""
+        if compiled:
+            self._compile()
         self._graphs = self._record_graphs() if graphs else None
 
     @property
@@ -145,6 +157,17 @@ class ModelRunner:
         embeddings = torch.cat([self._embed_tokens(self._on_device(tokens)), reading.prompt[piece.start : piece.end]])
         wanted = self._on_device(torch.tensor([*range(step.rows), len(embeddings) - 1]))
         return self._head(self._decoder(embeddings, positions, self.cache, step, wanted)).float()
+
+    @torch.inference_mode()
+    def _compile(self) -> None:
+        """Compile, and see that it works: it needs a C compiler on this machine."""
+        token, position = (self._on_device(torch.tensor([number])) for number in (self._audio_id, 0))
+        self._decoder.compile_pointwise(True)
+        try:
+            self._step(token, position, first_slot=0, length=1)
+        except Exception:
+            logger.exception("the language model cannot be compiled here and runs as it is")
+            self._decoder.compile_pointwise(False)
 
     @torch.inference_mode()
     def _record_graphs(self) -> DecodeGraphs | None:

@@ -14,6 +14,7 @@ from deployments.asr.device import (
     choose_slots,
     choose_threads,
     free_bytes,
+    prepare_gpu,
 )
 from deployments.asr.engine import Engine
 from deployments.asr.linear import pack
@@ -52,6 +53,7 @@ def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float)
         admission_s=choose_admission(settings, device),
         piece_tokens=choose_piece(dtype, device),
         graphs=device.type == "cuda" and settings.cuda_graphs,
+        compiled=device.type == "cuda" and settings.torch_compile,
     )
     engine.warm_up()
     logger.info(
@@ -74,8 +76,7 @@ def _lay_out(checkpoint: Checkpoint, settings: Settings) -> str:
             raise CheckpointError(
                 f"quantization {settings.quantization!r} is for replicas on a CPU; set 'none' for those on a GPU."
             )
-        # Its plans for masked attention are built anew for every shape, which takes a second each.
-        torch.backends.cuda.enable_cudnn_sdp(False)
+        prepare_gpu()
         return "plain weights"
     model = checkpoint.model
     return pack(model, settings.quantization, spare_bytes=free_bytes(model.device, 0) / 2)

@@ -27,7 +27,7 @@ def _slots(monkeypatch: pytest.MonkeyPatch, free_gib: float, **settings: Any) ->
 def test_a_slot_takes_what_it_says() -> None:
     config = Qwen3Config(num_hidden_layers=3, num_key_value_heads=2, head_dim=16)
     cache = SlotCache(config, slots=4, slot_tokens=50, dtype=torch.float32, device=CPU)
-    taken = sum(tensor.nbytes for tensor in (*cache._keys, *cache._values))
+    taken = cache._entries.nbytes
     assert taken == 4 * slot_bytes(config, 50, torch.float32)
     assert slot_bytes(RELEASED, 1, torch.bfloat16) == 112 * 1024
 
@@ -35,7 +35,7 @@ def test_a_slot_takes_what_it_says() -> None:
 def test_a_cache_takes_memory_as_it_is_written() -> None:
     before = psutil.Process().memory_info().rss
     cache = SlotCache(RELEASED, slots=8, slot_tokens=2048, dtype=torch.float32, device=CPU)
-    for tensor in (*cache._keys, *cache._values):
+    for tensor in cache._entries:
         assert not tensor[-1, -1, -1].any()
         tensor[:, :, :10] = 1.0
     assert psutil.Process().memory_info().rss - before < 2**27, "of 3.5 GiB"
