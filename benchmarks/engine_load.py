@@ -102,6 +102,7 @@ def main() -> None:
         clips = [noise(seed, arguments.seconds, arguments.tokens) for seed in range(count)]
         rows.append(closed_loop(engine, clips, concurrency))
         print(*rows[-1], sep="\t", flush=True)
+    engine.stop()
     print(results.table(COLUMNS, rows))
     if arguments.save:
         where: dict[str, Cell] = {"device": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu"}

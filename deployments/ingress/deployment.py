@@ -6,6 +6,7 @@ from ray.serve.handle import DeploymentHandle
 
 from deployments.ingress.api import create_app
 from deployments.ingress.capacity import Capacity
+from deployments.ingress.malloc import return_freed_memory
 from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.observation.recorders import IngressMetrics
@@ -32,6 +33,7 @@ class Ingress:
         asr: DeploymentHandle,
         aligner: DeploymentHandle | None = None,
     ):
+        return_freed_memory()
         self._settings = settings
         self._served_model = served_model
         self._metrics = IngressMetrics()
