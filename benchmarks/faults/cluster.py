@@ -153,6 +153,12 @@ class Cluster:
         """The node with the cluster's own services, and Serve's controller."""
         return self.nodes[0]
 
+    def start_head_again(self) -> None:
+        """After it was killed, as a machine that comes back."""
+        # Ray's note of a cluster that lives on this machine, which a new start would not go against.
+        (self._folder / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+        self.head.start()
+
     def log(self, name: str) -> Path:
         """Where a process of that name writes what it has to say."""
         return self._folder / f"{name}.log"

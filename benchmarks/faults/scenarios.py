@@ -107,7 +107,7 @@ async def _worker_killed(cluster: Cluster) -> Whole:
 
 async def _head_restarted(cluster: Cluster) -> Whole:
     await asyncio.to_thread(cluster.head.kill)
-    cluster.head.start()
+    cluster.start_head_again()
 
     async def whole() -> bool:
         return await asyncio.to_thread(cluster.status, "asr") == "RUNNING"
@@ -202,7 +202,7 @@ FAULTS = (
         _worker_killed,
         asr=2,
         head_cpus=1,
-        workers=(1, 1, 1),
+        workers=(1.5, 1.5, 1.5),  # one ASR replica each, whether or not the ingress is there
         asr_on_workers=True,
     ),
     Fault(
