@@ -55,6 +55,7 @@ class Fault:
             if deployment["name"] == "ASR" and self.asr_on_workers:
                 # Half of a worker's, so that another replica could join it.
                 deployment["ray_actor_options"] = {"num_cpus": 1, "num_gpus": 0, "resources": {"worker": 0.5}}
+                deployment["max_replicas_per_node"] = 1
         return config
 
 
@@ -202,7 +203,7 @@ FAULTS = (
         _worker_killed,
         asr=2,
         head_cpus=1,
-        workers=(1.5, 1.5, 1.5),  # one ASR replica each, whether or not the ingress is there
+        workers=(2, 2, 2),
         asr_on_workers=True,
     ),
     Fault(
