@@ -64,7 +64,7 @@ def evaluate(checkpoint: Path, sentences: int, quantization: Quantization = "non
     """Score every group of the test set, then every trained voice on its own."""
     loaded = load(str(checkpoint), dtype=torch.float32, device=torch.device("cpu"))
     pack(loaded.model, quantization)
-    engine = Engine(loaded, slots=16, slot_tokens=1024, admission_s=10.0)
+    engine = Engine(loaded, slots=16, slot_tokens=1024, admission_s=10.0).start()
     try:
         return _evaluate(engine, sentences)
     finally:

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from typing import Self
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def token_budget(seconds: float) -> int:
 
 
 class Engine:
-    """Owns the model and its cache, in a thread of its own.
+    """Owns the model and its cache; whoever submits is in other threads than the one that it runs in.
 
     Args:
         checkpoint: the loaded model.
@@ -95,8 +96,18 @@ class Engine:
         """An error after which the device answers nothing any more: only a new process mends it."""
         self._failures = 0
         """Utterances that failed since the last one that did not."""
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> Self:
+        """Run in a new thread."""
+        self._thread = threading.Thread(target=self.run, name="engine", daemon=True)
         self._thread.start()
+        return self
+
+    def run(self) -> None:
+        """Transcribe what is submitted, in the thread that calls this, until `stop` is called from another."""
+        self._thread = threading.current_thread()
+        self._run()
 
     def submit(self, requests: "Items[Request]") -> None:
         """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed."""
@@ -145,7 +156,7 @@ class Engine:
         """Raise RuntimeError if nothing will be transcribed here any more."""
         if self.device_error is not None:
             raise RuntimeError("the device has failed for good") from self.device_error
-        if not self._thread.is_alive():
+        if self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
         if self._failures >= FAILURES_IN_A_ROW:
             raise RuntimeError(f"the last {self._failures} utterances failed")
@@ -157,7 +168,8 @@ class Engine:
         with self._arrival:
             self._stopped = True
             self._arrival.notify()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     def step(self) -> None:
         """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""

@@ -1,7 +1,9 @@
 """From settings to an engine that is ready to transcribe, in the process of a replica."""
 
 import logging
+import threading
 import time
+from concurrent.futures import Future
 
 import torch
 
@@ -28,6 +30,10 @@ logger = logging.getLogger("ray.serve.asr")
 def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float) -> Engine:
     """Load the model onto this replica's device, lay out its weights, and transcribe once.
 
+    All of it in one new thread, the engine's. Every thread that computes has OpenMP threads of its own, which stay;
+    with more of them than cores OpenMP lets none spin at a barrier, and a decode step takes a third longer while it
+    waits for sleepers to wake.
+
     Args:
         settings: the application's.
         served_model: which checkpoint.
@@ -37,16 +43,42 @@ def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float)
         CheckpointError: the model cannot be served here; one sentence says why.
     """
     started = time.monotonic()
+    built: Future[Engine] = Future()
+
+    def work() -> None:
+        try:
+            engine = _build(settings, served_model, num_gpus)
+        except BaseException as error:
+            built.set_exception(error)
+        else:
+            built.set_result(engine)
+            engine.run()
+
+    threading.Thread(target=work, name="engine", daemon=True).start()
+    engine = built.result()
+    engine.warm_up()
+    logger.info("ready after %.1f s", time.monotonic() - started)
+    return engine
+
+
+def _build(settings: Settings, served_model: ServedModel, num_gpus: float) -> Engine:
     device = choose_device(num_gpus)
     dtype = choose_dtype(settings.dtype, device)
-    # One thread for now: every thread that computes with more gets OpenMP threads of its own, which stay. With more of
-    # them than cores, OpenMP lets none spin at a barrier, and each step would wait for sleepers to wake.
-    torch.set_num_threads(1)
+    torch.set_num_threads(choose_threads(settings, device))
     checkpoint = load(served_model.checkpoint, dtype=dtype, device=device)
     layout = _lay_out(checkpoint, settings)
-    torch.set_num_threads(choose_threads(settings, device))
     slots = choose_slots(settings, checkpoint.model.config.text_config, dtype, device, num_gpus)
-    engine = Engine(
+    logger.info(
+        "serving %s from %s on %s in %s (%s), %d slots, %d torch threads",
+        served_model.id,
+        served_model.checkpoint,
+        device,
+        dtype,
+        layout,
+        slots,
+        torch.get_num_threads(),
+    )
+    return Engine(
         checkpoint,
         slots=slots,
         slot_tokens=settings.slot_tokens,
@@ -55,19 +87,6 @@ def start_engine(settings: Settings, served_model: ServedModel, num_gpus: float)
         graphs=device.type == "cuda" and settings.cuda_graphs,
         compiled=device.type == "cuda" and settings.torch_compile,
     )
-    engine.warm_up()
-    logger.info(
-        "serving %s from %s on %s in %s (%s), %d slots, %d torch threads, ready after %.1f s",
-        served_model.id,
-        served_model.checkpoint,
-        device,
-        dtype,
-        layout,
-        slots,
-        torch.get_num_threads(),
-        time.monotonic() - started,
-    )
-    return engine
 
 
 def _lay_out(checkpoint: Checkpoint, settings: Settings) -> str:

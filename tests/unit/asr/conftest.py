@@ -45,7 +45,7 @@ def reference(native_folder: Path) -> Checkpoint:
 
 @pytest.fixture
 def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
-    engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0, piece_tokens=8)
+    engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0, piece_tokens=8).start()
     yield engine
     engine.stop()
 

@@ -40,7 +40,7 @@ def test_all_recordings_together_give_what_generate_gives_each(utterances: list[
     checkpoint = load(str(DEMO_CHECKPOINT), dtype=torch.float32, device=CPU)
     if packed:
         pack(checkpoint.model, "none")
-    engine = Engine(checkpoint, slots=16, slot_tokens=1024, admission_s=10.0, piece_tokens=32)
+    engine = Engine(checkpoint, slots=16, slot_tokens=1024, admission_s=10.0, piece_tokens=32).start()
     try:
         answers = engine.transcribe(utterances)
     finally:

@@ -335,7 +335,7 @@ def test_one_that_is_cancelled_frees_its_slot(endless: Engine) -> None:
 
 
 def test_stopping_cancels_what_is_still_there(checkpoint: Checkpoint) -> None:
-    engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0)
+    engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0).start()
     requests = [Request(make_utterance(noise(1.0), max_new_tokens=900)) for _ in range(3)]
     engine.submit(requests)
     engine.stop()

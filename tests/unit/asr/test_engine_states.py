@@ -25,7 +25,7 @@ UTTERANCES = tuple(
 @pytest.fixture(scope="module")
 def alone(checkpoint: Checkpoint) -> list[Transcription]:
     """What each of `UTTERANCES` is transcribed to when nothing else is there."""
-    engine = Engine(checkpoint, slots=1, slot_tokens=512, admission_s=0.0)
+    engine = Engine(checkpoint, slots=1, slot_tokens=512, admission_s=0.0).start()
     answers = [engine.transcribe([utterance])[0] for utterance in UTTERANCES]
     engine.stop()
     assert all(isinstance(answer, Transcription) for answer in answers)
@@ -43,7 +43,9 @@ def test_every_utterance_gets_its_own_answer(
 
         def __init__(self) -> None:
             super().__init__()
-            self.engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=2.0, piece_tokens=piece_tokens)
+            self.engine = Engine(
+                checkpoint, slots=3, slot_tokens=512, admission_s=2.0, piece_tokens=piece_tokens
+            ).start()
             self.engine.stop()
             self.expected: list[tuple[Future[Transcription], Transcription]] = []
 

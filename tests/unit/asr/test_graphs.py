@@ -30,7 +30,7 @@ def _utterances() -> list[Utterance]:
 
 
 def _texts(checkpoint: Checkpoint, *, graphs: bool) -> list[str]:
-    engine = Engine(checkpoint, slots=5, slot_tokens=600, admission_s=20.0, graphs=graphs)
+    engine = Engine(checkpoint, slots=5, slot_tokens=600, admission_s=20.0, graphs=graphs).start()
     try:
         results = engine.transcribe(_utterances())
         assert (engine._runner._graphs is not None) == graphs
@@ -47,7 +47,7 @@ def test_padded_steps_give_the_same_tokens(checkpoint: Checkpoint) -> None:
 
 def test_a_device_that_cannot_record_runs_without(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("deployments.asr.graphs.DecodeGraphs.replay", lambda *_, **__: 1 / 0)
-    engine = Engine(checkpoint, slots=2, slot_tokens=600, admission_s=20.0, graphs=True)
+    engine = Engine(checkpoint, slots=2, slot_tokens=600, admission_s=20.0, graphs=True).start()
     try:
         assert isinstance(engine.transcribe([make_utterance(noise(1.0), max_new_tokens=4)])[0], Transcription)
     finally:
@@ -71,8 +71,7 @@ def test_the_gpu_answers_what_the_cpu_does(native_folder: Path, checkpoint: Chec
 @pytest.mark.gpu
 def test_a_decode_step_waits_for_the_gpu_once(native_folder: Path) -> None:
     checkpoint = load(str(native_folder), dtype=torch.bfloat16, device=torch.device("cuda"))
-    engine = Engine(checkpoint, slots=4, slot_tokens=600, admission_s=20.0, graphs=True)
-    engine.stop()  # steps by hand from here
+    engine = Engine(checkpoint, slots=4, slot_tokens=600, admission_s=20.0, graphs=True)  # steps by hand
     from deployments.asr.request import Request
 
     engine.submit([Request(make_utterance(noise(1.0), max_new_tokens=20))])

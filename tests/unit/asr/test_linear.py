@@ -166,7 +166,7 @@ def test_the_packed_model_answers_the_same(native_folder: Path, released: torch.
         checkpoint.model.float()
         if packed:
             pack(checkpoint.model, "none")
-        engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0)
+        engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0).start()
         try:
             results = engine.transcribe(utterances)
         finally:

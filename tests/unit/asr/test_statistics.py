@@ -17,7 +17,7 @@ from tests.unit.asr.conftest import make_utterance, noise
 @pytest.fixture
 def by_hand(checkpoint: Checkpoint) -> Engine:
     """An engine of two slots that runs only when it is stepped."""
-    engine = Engine(checkpoint, slots=2, slot_tokens=512, admission_s=10.0)
+    engine = Engine(checkpoint, slots=2, slot_tokens=512, admission_s=10.0).start()
     engine.stop()
     return engine
 
@@ -93,7 +93,7 @@ def test_an_answer_says_where_its_time_went(by_hand: Engine) -> None:
 
 
 def test_prompts_that_are_read_in_pieces(checkpoint: Checkpoint) -> None:
-    engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=10.0, piece_tokens=8)
+    engine = Engine(checkpoint, slots=3, slot_tokens=512, admission_s=10.0, piece_tokens=8).start()
     engine.stop()
     first, second = (Request(make_utterance(noise(2.0, seed=i), max_new_tokens=40)) for i in range(2))
     engine.submit([first])
