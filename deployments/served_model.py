@@ -4,9 +4,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from deployments.settings import Settings
+from deployments.settings import DEMO, Settings
 
-DEMO = "demo"
 DEMO_CHECKPOINT = Path(__file__).parent / "checkpoints" / "demo"
 DEMO_ALIGNER_CHECKPOINT = DEMO_CHECKPOINT.with_name("demo_aligner")
 DEMO_MODEL_ID = "qwen3-asr-demo"

@@ -23,6 +23,11 @@ from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"
+DEMO = "demo"
+"""The `model` and the `aligner` that come with the project."""
+UTTERANCE_S = 30.0
+DEMO_UTTERANCE_S = 12.0
+"""`max_utterance_s` where it is `auto`."""
 LONGEST_ALIGNED_S = 180.0
 """Seconds that a released forced aligner takes in one go; the released package cuts longer recordings."""
 MAX_AUTO_SLOTS = {"cpu": 16, "cuda": 256}
@@ -42,7 +47,7 @@ class Settings(BaseSettings):
     )
 
     model: str = Field(
-        default="demo",
+        default=DEMO,
         min_length=1,
         description="What to serve: a Hugging Face hub id (`Qwen/Qwen3-ASR-1.7B`), a folder with a checkpoint, or "
         "`demo`, the tiny bundled checkpoint that knows a few hundred words.",
@@ -121,12 +126,10 @@ class Settings(BaseSettings):
         description="Stop an answer that repeats itself over and over while it is decoded, and decode it again. "
         "`false` is for measuring models with random weights, which do little else.",
     )
-    max_utterance_s: float = Field(
-        default=30.0,
-        ge=1,
-        le=1200,
+    max_utterance_s: Literal["auto"] | Annotated[float, Field(ge=1, le=1200)] = Field(
+        default="auto",
         description="Longest stretch of a recording, in seconds, that is decoded in one go; a longer recording is cut "
-        "at its pauses.",
+        "at its pauses. `auto`: 30, and 12 for the demo checkpoint, which is best at a sentence or two.",
     )
     max_duration_s: float = Field(default=21_600.0, ge=1, description="Longest recording, in seconds.")
     utterance_window: int = Field(
@@ -216,16 +219,24 @@ class Settings(BaseSettings):
         except Exception as error:
             raise ValueError(str(error)) from None
 
+    @property
+    def utterance_limit_s(self) -> float:
+        """`max_utterance_s` in seconds."""
+        if self.max_utterance_s != "auto":
+            return self.max_utterance_s
+        return DEMO_UTTERANCE_S if self.model == DEMO else UTTERANCE_S
+
     @model_validator(mode="after")
     def _fit_the_longest_utterance(self) -> Self:
-        needed = 13 * self.max_utterance_s + 64 + 12 * self.max_utterance_s + 64
+        limit_s = self.utterance_limit_s
+        needed = 13 * limit_s + 64 + 12 * limit_s + 64
         if self.slot_tokens < needed:
-            raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={self.max_utterance_s:g}")
+            raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={limit_s:g}")
         return self
 
     @model_validator(mode="after")
     def _align_whole_utterances(self) -> Self:
-        if self.aligner is not None and self.max_utterance_s > LONGEST_ALIGNED_S:
+        if self.aligner is not None and self.utterance_limit_s > LONGEST_ALIGNED_S:
             raise ValueError(f"max_utterance_s must be at most {LONGEST_ALIGNED_S:g} with an aligner")
         return self
 

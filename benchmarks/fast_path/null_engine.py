@@ -85,7 +85,7 @@ def main() -> None:
             provider.add_span_processor(processor)
         trace.set_tracer_provider(provider)
     settings = Settings()
-    transcriber = Transcriber(NullRecognizer(), max_utterance_s=settings.max_utterance_s, window=8)
+    transcriber = Transcriber(NullRecognizer(), max_utterance_s=settings.utterance_limit_s, window=8)
     app = create_app(transcriber, settings, ServedModel.of(settings))
     uvicorn.run(app, host="127.0.0.1", port=int(sys.argv[1]), access_log=False, log_level="error")
 

@@ -53,7 +53,8 @@ class Aligner:
         self._failures = 0
         self._batch_ends_by = math.inf
         """On the monotonic clock; infinite between two batches."""
-        self._model = _start(settings, checkpoint)
+        # In the thread that will compute: OpenMP threads of another one would stay, and slow it down.
+        self._model = self._compute.submit(_start, settings, checkpoint).result()
 
     async def reconfigure(self, user_config: dict[str, object]) -> None:
         """Take over batch size and wait while requests are running."""

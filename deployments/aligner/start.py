@@ -31,7 +31,7 @@ def start_aligner(settings: Settings, checkpoint: str) -> AlignerModel:
     if device.type == "cuda":
         prepare_gpu()
     model = AlignerModel(load_aligner(checkpoint, dtype=dtype, device=device))
-    if settings.max_utterance_s > model.longest_s:
+    if settings.utterance_limit_s > model.longest_s:
         raise CheckpointError(
             f"The aligner {checkpoint!r} tells times up to {model.longest_s:g} s; set max_utterance_s to no more."
         )

@@ -41,7 +41,7 @@ class Ingress:
         self._recognizer = RemoteRecognizer(asr, on_retry=self._metrics.piece_retried)
         self._transcriber = Transcriber(
             self._recognizer,
-            max_utterance_s=settings.max_utterance_s,
+            max_utterance_s=settings.utterance_limit_s,
             window=settings.utterance_window,
             aligner=RemoteAligner(aligner) if aligner is not None else None,
             on_retry=self._metrics.piece_retried,

@@ -25,7 +25,7 @@ def model_card(model_id: str, served: ServedModel, settings: Settings) -> dict:
         "aligner": settings.aligner is not None,
         "url_input": settings.url_input,
         "max_duration_s": settings.max_duration_s,
-        "max_utterance_s": settings.max_utterance_s,
+        "max_utterance_s": settings.utterance_limit_s,
         "max_upload_bytes": settings.max_upload_bytes,
         "max_prompt_chars": MAX_PROMPT_CHARS,
     }

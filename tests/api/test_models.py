@@ -21,7 +21,7 @@ async def test_list(service: Service) -> None:
     assert "en" in card["languages"]
     assert len(card["languages"]) == 30
     assert card["max_duration_s"] == service.settings.max_duration_s
-    assert card["max_utterance_s"] == service.settings.max_utterance_s
+    assert card["max_utterance_s"] == service.settings.utterance_limit_s
     assert card["max_upload_bytes"] == 26_214_400
     assert card["max_prompt_chars"] == 4000
     assert card["response_formats"] == ["json", "text", "srt", "verbose_json", "vtt"]

@@ -65,3 +65,9 @@ def test_the_default_language_is_any_spelling(value: str | None, name: str | Non
 def test_impossible_values_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         Settings.model_validate(wrong)
+
+
+def test_the_demo_model_gets_shorter_utterances() -> None:
+    assert Settings().utterance_limit_s == 12
+    assert Settings(model="Qwen/Qwen3-ASR-0.6B").utterance_limit_s == 30
+    assert Settings(max_utterance_s=20).utterance_limit_s == 20

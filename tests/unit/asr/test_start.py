@@ -1,0 +1,55 @@
+"""From settings to a running engine."""
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.asr import start
+from deployments.asr.engine import Engine
+from deployments.exceptions import CheckpointError
+from deployments.served_model import ServedModel
+from deployments.settings import Settings
+
+
+def _settings(folder: Path, **settings: object) -> Settings:
+    return Settings.model_validate({"model": str(folder), "torch_threads": 1, "slots": 2, **settings})
+
+
+def test_one_thread_loads_the_model_and_computes_with_it(native_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenMP threads of a second one would stay, and slow every step down."""
+    loaded, stepped = [], []
+    load, step = start.load, Engine.step
+
+    def watched_load(*arguments: object, **options: object) -> object:
+        loaded.append(threading.current_thread())
+        return load(*arguments, **options)  # type: ignore[arg-type]
+
+    def watched_step(self: Engine) -> None:
+        stepped.append(threading.current_thread())
+        step(self)
+
+    monkeypatch.setattr(start, "load", watched_load)
+    monkeypatch.setattr(Engine, "step", watched_step)
+    settings = _settings(native_folder)
+    engine = start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
+    try:
+        engine.check()
+        assert len(loaded) == 1
+        assert set(stepped) == set(loaded) != {threading.current_thread()}
+    finally:
+        engine.stop()
+    assert not loaded[0].is_alive()
+
+
+def test_what_is_wrong_with_a_checkpoint_reaches_the_caller(tmp_path: Path) -> None:
+    settings = _settings(tmp_path)
+    with pytest.raises(CheckpointError):
+        start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
+
+
+def test_an_engine_that_was_not_started_is_not_healthy(native_folder: Path) -> None:
+    checkpoint = start.load(str(native_folder), dtype=torch.float32, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="thread"):
+        Engine(checkpoint, slots=1, slot_tokens=512, admission_s=10.0).check()
