@@ -354,7 +354,7 @@ def test_a_step_that_does_not_end_is_noticed(engine: Engine, monkeypatch: pytest
         let_go.wait(30)
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr("deployments.asr.engine.HUNG_AFTER_S", -10.0)
+    monkeypatch.setattr("deployments.model_health.HUNG_AFTER_S", -10.0)
     monkeypatch.setattr(engine._runner, "decode", hang)
     request = Request(make_utterance(noise(0.5), max_new_tokens=3))
     engine.submit([request])
