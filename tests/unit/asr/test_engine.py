@@ -192,7 +192,7 @@ def test_what_may_be_the_replicas_fault_is_told_so_and_three_in_a_row_are_too_ma
         if failures < 3:
             engine.check()
             _transcribed(engine.transcribe([utterance]))  # and all is forgotten
-    with pytest.raises(RuntimeError, match="the last 3 utterances failed"):
+    with pytest.raises(RuntimeError, match="the last 3 inputs failed"):
         engine.check()
 
 
