@@ -15,9 +15,9 @@ from ray import serve
 from ray.serve import Application
 
 from deployments.app import wire
-from deployments.asr.deployment import BatchingConfig
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
+from deployments.batching import BatchingConfig
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.utterance import Delta, Transcription, Utterance

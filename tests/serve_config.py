@@ -5,7 +5,7 @@ from typing import Any
 from ray.serve.config import AutoscalingConfig
 from ray.serve.schema import ServeDeploySchema
 
-from deployments.asr.deployment import BatchingConfig
+from deployments.batching import BatchingConfig
 from deployments.settings import Settings
 
 

@@ -1,20 +1,17 @@
 """The Aligner deployment: one forced aligner on one device, behind `@serve.batch`."""
 
 import asyncio
-import contextlib
 import logging
-import math
-import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from ray import serve
 
-from deployments.asr.deployment import BatchingConfig
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
+from deployments.batching import BatchingConfig
 from deployments.exceptions import EngineFailure, ServiceError
+from deployments.model_health import ModelHealth
 from deployments.replica_health import HEALTH_CHECKS, end_replica
 from deployments.settings import Settings
 from deployments.transcription.words import Reading, Word
@@ -25,12 +22,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("ray.serve.asr")
 
 Answer = tuple[Word, ...] | ServiceError
-
-FAILURES_IN_A_ROW = 3
-"""Readings that failed one after the other until the replica is taken for broken and replaced."""
-HUNG_AFTER_S = 60.0
-HUNG_AFTER_S_PER_S = 3.0
-"""A batch that takes longer than this, and this for each of its seconds of audio, will never end."""
 
 
 @serve.deployment(
@@ -50,9 +41,7 @@ class Aligner:
             CheckpointError: the aligner cannot be served.
         """
         self._compute = ThreadPoolExecutor(max_workers=1, thread_name_prefix="align")
-        self._failures = 0
-        self._batch_ends_by = math.inf
-        """On the monotonic clock; infinite between two batches."""
+        self._health = ModelHealth()
         # In the thread that will compute: OpenMP threads of another one would stay, and slow it down.
         self._model = self._compute.submit(_start, settings, checkpoint).result()
 
@@ -82,38 +71,23 @@ class Aligner:
     def _align(self, readings: list[Reading]) -> list[Answer]:
         """One batch. Where it fails as a whole, each is tried alone: one reading's fault is not the others'."""
         try:
-            with self._deadline(readings):
+            with self._health.working(sum(reading.duration for reading in readings)):
                 answers = self._model.align(readings)
         except Exception:  # torch raises its own kinds, such as out of memory
             logger.exception("aligning %d readings failed", len(readings))
             if len(readings) > 1:
                 return [answer for reading in readings for answer in self._align([reading])]
-            self._failures += 1
+            self._health.failed()
             return [EngineFailure("The times of the words could not be found.")]
-        self._failures = 0
+        self._health.succeeded()
         return answers
-
-    @contextlib.contextmanager
-    def _deadline(self, readings: list[Reading]) -> Iterator[None]:
-        seconds = sum(reading.duration for reading in readings)
-        self._batch_ends_by = time.monotonic() + HUNG_AFTER_S + HUNG_AFTER_S_PER_S * seconds
-        try:
-            yield
-        finally:
-            self._batch_ends_by = math.inf
 
     def check_health(self) -> None:
         """Called by Serve; a replica that will not align any more ends here."""
         try:
-            self._check()
+            self._health.check()
         except RuntimeError as error:
             end_replica(error)
-
-    def _check(self) -> None:
-        if time.monotonic() > self._batch_ends_by:
-            raise RuntimeError("the aligner hangs in a batch")
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise RuntimeError(f"the last {self._failures} readings failed")
 
 
 def _start(settings: Settings, checkpoint: str) -> "AlignerModel":

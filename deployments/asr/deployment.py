@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
@@ -15,6 +14,7 @@ from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
 from deployments.asr.workload import Workload
+from deployments.batching import BatchingConfig
 from deployments.observation.recorders import EnginePublisher
 from deployments.observation.tracing import trace_stages
 from deployments.replica_health import HEALTH_CHECKS, end_replica
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
     from deployments.asr.engine import Engine
 
 logger = logging.getLogger("ray.serve.asr")
-
-
-class BatchingConfig(BaseModel):
-    """The deployment's `user_config`: applied to running replicas, without a restart."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    max_batch_size: int = Field(default=8, ge=1, le=1024, description="Arrivals handed to the engine together at most.")
-    batch_wait_timeout_s: float = Field(
-        default=0.01, ge=0, le=10, description="Seconds that an arrival waits for others to join it."
-    )
 
 
 @serve.deployment(

@@ -1,11 +1,9 @@
 """The engine: utterances join the running batch between two decode steps, and leave it the moment they end."""
 
-import contextlib
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from collections.abc import Sequence as Items
 from typing import Self
 
@@ -23,6 +21,7 @@ from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.asr.statistics import Group, Load, Statistics
 from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError
+from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
@@ -34,12 +33,6 @@ OVERTAKING_TOKENS = 64
 
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
-
-FAILURES_IN_A_ROW = 3
-"""Utterances that failed one after the other, each alone, until the engine is taken for broken."""
-HUNG_AFTER_S = 60.0
-HUNG_AFTER_S_PER_S = 3.0
-"""A step that takes longer than these, the second for each second of audio that it encodes, does not end any more."""
 
 
 def token_budget(seconds: float) -> int:
@@ -90,12 +83,7 @@ class Engine:
         self.statistics = Statistics()
         self._arrival = threading.Condition()
         self._stopped = False
-        self._step_ends_by = math.inf
-        """On the monotonic clock; infinite between two steps."""
-        self.device_error: Exception | None = None
-        """An error after which the device answers nothing any more: only a new process mends it."""
-        self._failures = 0
-        """Utterances that failed since the last one that did not."""
+        self._health = ModelHealth()
         self._thread: threading.Thread | None = None
 
     def start(self) -> Self:
@@ -154,14 +142,9 @@ class Engine:
 
     def check(self) -> None:
         """Raise RuntimeError if nothing will be transcribed here any more."""
-        if self.device_error is not None:
-            raise RuntimeError("the device has failed for good") from self.device_error
+        self._health.check()
         if self._thread is None or not self._thread.is_alive():
             raise RuntimeError("the engine's thread has ended")
-        if self._failures >= FAILURES_IN_A_ROW:
-            raise RuntimeError(f"the last {self._failures} utterances failed")
-        if time.monotonic() > self._step_ends_by:
-            raise RuntimeError("the engine hangs in a step")
 
     def stop(self) -> None:
         """End the thread; what is still in the engine is cancelled."""
@@ -175,19 +158,10 @@ class Engine:
         """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""
         self._drop_cancelled()
         group = self._next_group()
-        with self._deadline(group):
+        with self._health.working(sum(sequence.utterance.duration for sequence in group)):
             self._admit(group, at_once=bool(self._reading))
             self._joining = []
             self._decode()
-
-    @contextlib.contextmanager
-    def _deadline(self, group: list[Sequence]) -> Iterator[None]:
-        seconds = sum(sequence.utterance.duration for sequence in group)
-        self._step_ends_by = time.monotonic() + HUNG_AFTER_S + HUNG_AFTER_S_PER_S * seconds
-        try:
-            yield
-        finally:
-            self._step_ends_by = math.inf
 
     @torch.inference_mode()
     def _run(self) -> None:
@@ -379,7 +353,7 @@ class Engine:
                 sequence.append(*choice)
                 if (reason := finish_reason(sequence, self._prompt)) is not None:
                     finish(sequence, self._prompt, reason)
-                    self._failures = 0
+                    self._health.succeeded()
                     ended.append(sequence)
             except Exception as error:
                 self._fail(sequence.request, error)
@@ -445,9 +419,9 @@ class Engine:
 
     def _fail(self, request: Request, error: Exception) -> None:
         if not isinstance(error, ServiceError):
-            self._failures += 1
+            self._health.failed()
         fail(request.future, error, request.utterance)
 
     def _note(self, error: Exception) -> None:
         if isinstance(error, torch.AcceleratorError):
-            self.device_error = error
+            self._health.device_failed(error)

@@ -1,7 +1,6 @@
 """How readings reach the model of a running Aligner deployment, and how its words come back."""
 
 import asyncio
-import math
 import os
 import signal
 import time
@@ -17,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.aligner.deployment import Aligner
 from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, UnalignableLanguage
 from deployments.ingress.remote_aligner import RemoteAligner
+from deployments.model_health import ModelHealth
 from deployments.transcription.words import Reading, Word
 
 Deploy = Callable[[Application], DeploymentHandle]
@@ -51,8 +51,7 @@ class FakeAligner(Aligner.func_or_class):  # type: ignore[name-defined]
 
     def __init__(self) -> None:
         self._compute = ThreadPoolExecutor(max_workers=1)
-        self._failures = 0
-        self._batch_ends_by = math.inf
+        self._health = ModelHealth()
         self._model = FakeModel()
 
 

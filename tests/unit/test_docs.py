@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.asr.deployment import BatchingConfig
+from deployments.batching import BatchingConfig
 from deployments.settings import Settings
 from deployments.transcription.languages import CODE_TO_NAME
 from tests import serve_config

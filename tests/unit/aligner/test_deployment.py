@@ -1,13 +1,13 @@
 """What makes a replica of the Aligner unhealthy."""
 
-import math
 from collections.abc import Sequence
 
 import pytest
 
-from deployments.aligner import deployment
+from deployments import model_health
 from deployments.aligner.deployment import Aligner
 from deployments.exceptions import ServiceError
+from deployments.model_health import ModelHealth
 from deployments.transcription.words import Reading, Word
 from tests.unit.aligner.conftest import READINGS
 
@@ -18,8 +18,7 @@ class Replica(Aligner.func_or_class):  # type: ignore[name-defined]
     """`Aligner` without Ray, around a model that looks at the replica's health while it aligns."""
 
     def __init__(self) -> None:
-        self._failures = 0
-        self._batch_ends_by = math.inf
+        self._health = ModelHealth()
         self._model = self
         self.is_healthy: bool | None = None
 
@@ -30,7 +29,7 @@ class Replica(Aligner.func_or_class):  # type: ignore[name-defined]
     @property
     def looks_healthy(self) -> bool:
         try:
-            self._check()
+            self._health.check()
         except RuntimeError:
             return False
         return True
@@ -43,7 +42,7 @@ def test_a_batch_that_takes_its_time_is_healthy() -> None:
 
 
 def test_one_that_hangs_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "HUNG_AFTER_S", -READING.duration * deployment.HUNG_AFTER_S_PER_S - 1e-3)
+    monkeypatch.setattr(model_health, "HUNG_AFTER_S", -READING.duration * model_health.HUNG_AFTER_S_PER_S - 1e-3)
     replica = Replica()
     replica._align([READING])
     assert replica.is_healthy is False

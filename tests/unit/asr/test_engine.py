@@ -192,7 +192,7 @@ def test_what_may_be_the_replicas_fault_is_told_so_and_three_in_a_row_are_too_ma
         if failures < 3:
             engine.check()
             _transcribed(engine.transcribe([utterance]))  # and all is forgotten
-    with pytest.raises(RuntimeError, match="the last 3 utterances failed"):
+    with pytest.raises(RuntimeError, match="the last 3 inputs failed"):
         engine.check()
 
 
@@ -354,7 +354,7 @@ def test_a_step_that_does_not_end_is_noticed(engine: Engine, monkeypatch: pytest
         let_go.wait(30)
         return decode(*args, **kwargs)
 
-    monkeypatch.setattr("deployments.asr.engine.HUNG_AFTER_S", -10.0)
+    monkeypatch.setattr("deployments.model_health.HUNG_AFTER_S", -10.0)
     monkeypatch.setattr(engine._runner, "decode", hang)
     request = Request(make_utterance(noise(0.5), max_new_tokens=3))
     engine.submit([request])
