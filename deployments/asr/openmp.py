@@ -5,8 +5,8 @@ import os
 SPIN_COUNT = "3000"
 """Rounds that a thread spins at a barrier before it sleeps: a fraction of a millisecond.
 
-With 10,000 a model of 0.6B alone on two cores is 3 % faster, and the demo model, beside an ingress and a client that want
-those cores, 14 % slower."""
+With 10,000 a model of 0.6B alone on two cores is 3 % faster, and the demo model, beside an ingress and a client that
+want those cores, 14 % slower."""
 
 
 def limit_spinning() -> None:
