@@ -1,6 +1,8 @@
 """One recording on one ASR replica, and spread over two.
 
     python -m benchmarks.long_recording.replicas
+    ASR_MODEL=.work/random-0.6B ASR_LOOP_DETECTION=false python -m benchmarks.long_recording.replicas \\
+        --minutes 2 --max-new-tokens 40
 
 Each replica computes with one thread, so that two of them have two cores; the ingress and the client share these. The
 processor's seconds tell how the work was spread, and what it took in all.
@@ -18,8 +20,8 @@ import psutil
 import yaml
 
 from benchmarks import machine, results
-from benchmarks.client import Client, Exchange
-from benchmarks.long_recording.speech import Recording, join, speak
+from benchmarks.client import Client, Clip, Exchange
+from benchmarks.long_recording.speech import join, speak
 from benchmarks.results import Cell
 from benchmarks.service import ROOT, Service, serving, settings_in_environment
 
@@ -57,7 +59,7 @@ class Measured:
         ]
 
 
-def measure(replicas: int, recording: Recording, rounds: int) -> Measured:
+def measure(replicas: int, clip: Clip, rounds: int) -> Measured:
     """On a service of its own with so many replicas."""
     with tempfile.TemporaryDirectory() as folder:
         config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
@@ -66,11 +68,10 @@ def measure(replicas: int, recording: Recording, rounds: int) -> Measured:
         path = Path(folder) / "serve_config.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
         with serving(_SETTINGS, path) as service:
-            return asyncio.run(_send(service, recording, rounds))
+            return asyncio.run(_send(service, clip, rounds))
 
 
-async def _send(service: Service, recording: Recording, rounds: int) -> Measured:
-    clip = recording.clip()
+async def _send(service: Service, clip: Clip, rounds: int) -> Measured:
     exchanges: list[Exchange] = []
     shares: list[list[float]] = []
     async with Client(f"{service.url}/v1") as client:
@@ -82,7 +83,7 @@ async def _send(service: Service, recording: Recording, rounds: int) -> Measured
             shares.append([_processor_s(process) - s for process, s in zip((*asr, ingress), before, strict=True)])
     *each, of_ingress = (statistics.median(values) for values in zip(*shares, strict=True))
     return Measured(
-        recording.seconds,
+        clip.seconds,
         statistics.median(exchange.latency_s for exchange in exchanges),
         tuple(sorted(each, reverse=True)),
         of_ingress,
@@ -102,10 +103,12 @@ def main() -> None:
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=3, help="times that it is sent")
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
+    parser.add_argument("--max-new-tokens", type=int, help="of each utterance; random weights know no end")
     arguments = parser.parse_args()
     print(machine.describe())
-    recording = join(speak(SENTENCES), 60 * arguments.minutes, seed=0)
-    measured = [measure(replicas, recording, arguments.rounds) for replicas in arguments.replicas]
+    fields = {} if arguments.max_new_tokens is None else {"max_new_tokens": str(arguments.max_new_tokens)}
+    clip = join(speak(SENTENCES), 60 * arguments.minutes, seed=0).clip(**fields)
+    measured = [measure(replicas, clip, arguments.rounds) for replicas in arguments.replicas]
     rows = [each.row(measured[0]) for each in measured]
     print(results.table(COLUMNS, rows))
     if arguments.save:
