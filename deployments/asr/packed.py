@@ -1,5 +1,6 @@
 """Attention within many sequences that go through the layers as one row, without padding between them."""
 
+from functools import cache
 from itertools import accumulate, pairwise
 from typing import cast
 
@@ -10,7 +11,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 def flash_attention_serves(query: torch.Tensor) -> bool:
     """Whether torch's own FlashAttention computes on this device in this format."""
-    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _is_ampere_or_later(query.device)
+
+
+@cache
+def _is_ampere_or_later(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 class Packed:

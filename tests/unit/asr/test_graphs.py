@@ -29,8 +29,8 @@ def _utterances() -> list[Utterance]:
     ]
 
 
-def _texts(checkpoint: Checkpoint, *, graphs: bool) -> list[str]:
-    engine = Engine(checkpoint, slots=5, slot_tokens=600, admission_s=20.0, graphs=graphs).start()
+def _texts(checkpoint: Checkpoint, *, graphs: bool, compiled: bool = False) -> list[str]:
+    engine = Engine(checkpoint, slots=5, slot_tokens=600, admission_s=20.0, graphs=graphs, compiled=compiled).start()
     try:
         results = engine.transcribe(_utterances())
         assert (engine._runner._graphs is not None) == graphs
@@ -52,6 +52,21 @@ def test_a_device_that_cannot_record_runs_without(checkpoint: Checkpoint, monkey
         assert isinstance(engine.transcribe([make_utterance(noise(1.0), max_new_tokens=4)])[0], Transcription)
     finally:
         engine.stop()
+
+
+def test_a_machine_that_cannot_compile_runs_without(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no C compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: refuse)
+    assert _texts(checkpoint, graphs=False, compiled=True) == _texts(checkpoint, graphs=False)
+
+
+@pytest.mark.gpu
+def test_compiled_it_gives_the_same_tokens(native_folder: Path) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    checkpoint = load(str(native_folder), dtype=torch.float32, device=torch.device("cuda"))
+    assert _texts(checkpoint, graphs=True, compiled=True) == _texts(checkpoint, graphs=True)
 
 
 @pytest.mark.gpu

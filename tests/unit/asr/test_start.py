@@ -1,5 +1,7 @@
 """From settings to a running engine."""
 
+import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -46,6 +48,17 @@ def test_one_thread_loads_the_model_and_computes_with_it(native_folder: Path, mo
 def test_what_is_wrong_with_a_checkpoint_reaches_the_caller(tmp_path: Path) -> None:
     settings = _settings(tmp_path)
     with pytest.raises(CheckpointError):
+        start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
+
+
+def test_a_language_model_of_another_kind_is_refused(native_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(native_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["hidden_act"] = "gelu"
+    (folder / "config.json").write_text(json.dumps(config))
+    settings = _settings(folder)
+    with pytest.raises(CheckpointError, match="gelu"):
         start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
 
 
