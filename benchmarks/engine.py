@@ -20,12 +20,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria
 
 from benchmarks import machine, results
 from benchmarks.results import Cell
@@ -161,7 +162,7 @@ def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> None:
 
 @torch.inference_mode()
 def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
-    """The released processor's padded batch; a step is the difference between long and short answers."""
+    """The released processor's padded batch."""
     features = checkpoint.feature_extractor(
         [_waveform(seed) for seed in range(rows)],
         sampling_rate=SAMPLE_RATE,
@@ -178,15 +179,32 @@ def _generate(checkpoint: Checkpoint, rows: int) -> Stages:
         "input_features_mask": features["attention_mask"].to(device),
     }
 
-    def transcribe(tokens: int) -> float:
+    def transcribe(tokens: int) -> list[float]:
+        """Milliseconds until each token."""
+        clock = _Clock()
         config = GenerationConfig(
-            max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0
+            max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False, eos_token_id=None, pad_token_id=0
         )
-        return _ms(lambda: checkpoint.model.generate(**inputs, generation_config=config))
+        checkpoint.model.generate(**inputs, generation_config=config, stopping_criteria=[clock])
+        return clock.told_ms
 
     transcribe(2)
-    first = transcribe(1)
-    return Stages(None, first, (transcribe(1 + STEPS) - first) / STEPS)
+    told = transcribe(1 + STEPS)
+    return Stages(None, told[0], statistics.median(after - before for before, after in pairwise(told)))
+
+
+class _Clock(StoppingCriteria):
+    """Asked by `generate` after every token whether it shall stop."""
+
+    def __init__(self) -> None:
+        self.told_ms: list[float] = []
+        self._began_at = time.perf_counter()
+
+    def __call__(self, input_ids: torch.Tensor, scores: object, **_: object) -> torch.Tensor:
+        ended = torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        ended.any().item()  # a GPU is waited for
+        self.told_ms.append(1e3 * (time.perf_counter() - self._began_at))
+        return ended
 
 
 def _sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
