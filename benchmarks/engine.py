@@ -8,10 +8,10 @@ For each number of rows: milliseconds to encode and to read the prompts of that 
 one decode step of all of them. Variants: `generate` (transformers, in the same number format), `plain` (our loop over
 the model as it was loaded), on a CPU `packed` (with weights laid out for it: what is served by default) and `int8`,
 on a GPU `graphs` (decode steps replayed as CUDA graphs: what is served by default) and `compiled` (the same with
-`torch_compile`). A CPU is given one clip after the
-other to encode and to read, as the engine admits them there, a GPU all at once. The floor is the time it takes to read
-all weights of the language model once, in the variant's own format, at the bandwidth measured in the same minutes. Each
-variant runs in a process of its own; its memory (of a GPU: what torch has reserved) is read after the load.
+`torch_compile`). A CPU is given one clip after the other to encode and to read, as the engine admits them there, a GPU
+all at once. The floor is the time it takes to read all weights of the language model once, in the variant's own format,
+at the bandwidth measured in the same minutes. Each variant runs in a process of its own; its memory (of a GPU: what
+torch has reserved) is read after the load.
 """
 
 import argparse

@@ -11,6 +11,7 @@ difference to `benchmarks.load`. Every clip is noise of its own and is answered 
 import argparse
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ def closed_loop(engine: Engine, utterances: list[Utterance], concurrency: int) -
     room = threading.Semaphore(concurrency)
     took: list[float] = []
 
-    def done(began_at: float) -> None:
+    def done(began_at: float, _: object) -> None:
         took.append(time.perf_counter() - began_at)
         room.release()
 
@@ -55,8 +56,7 @@ def closed_loop(engine: Engine, utterances: list[Utterance], concurrency: int) -
     started = time.perf_counter()
     for request in requests:
         room.acquire()
-        began_at = time.perf_counter()
-        request.future.add_done_callback(lambda _, at=began_at: done(at))  # type: ignore[misc]
+        request.future.add_done_callback(partial(done, time.perf_counter()))
         engine.submit([request])
     tokens = sum(request.future.result().output_tokens for request in requests)
     seconds = time.perf_counter() - started

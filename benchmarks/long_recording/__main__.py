@@ -27,10 +27,11 @@ import requests
 from benchmarks import machine, results
 from benchmarks.client import Client, Run, closed_loop, failures
 from benchmarks.long_recording.cuts import cut_sentences
+from benchmarks.long_recording.settings import SETTINGS, TIMEOUT_S
 from benchmarks.long_recording.speech import Recording, join, speak
 from benchmarks.long_recording.words import Comparison, Habits, by_joining, compare, habits
 from benchmarks.results import Cell
-from benchmarks.service import Service, serving, settings_in_environment
+from benchmarks.service import Service, serving
 
 COLUMNS = [
     "load",
@@ -49,12 +50,6 @@ CONCURRENCY = 8
 """Of the single sentences; the default of the setting `utterance_window`."""
 SENTENCES = 200
 """Ten minutes."""
-TIMEOUT_S = 7200
-_SETTINGS = {
-    "ASR_MAX_UPLOAD_BYTES": "1000000000",
-    "ASR_REQUEST_TIMEOUT_S": str(TIMEOUT_S),
-    **settings_in_environment(),
-}
 
 
 @dataclass(frozen=True)
@@ -142,7 +137,7 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     print(machine.describe())
-    with contextlib.nullcontext() if arguments.url else serving(_SETTINGS) as service:
+    with contextlib.nullcontext() if arguments.url else serving(SETTINGS) as service:
         url = f"{service.url}/v1" if service is not None else arguments.url
         limit_s = requests.get(f"{url}/models", timeout=10).json()["data"][0]["max_utterance_s"]
         loads = asyncio.run(_measure(url, service, arguments.minutes))
@@ -156,7 +151,7 @@ def main() -> None:
         print(line)
     print(results.table(COLUMNS, rows))
     if arguments.save:
-        settings: dict[str, Cell] = {} if arguments.url else {**_SETTINGS}
+        settings: dict[str, Cell] = {} if arguments.url else {**SETTINGS}
         command = results.command_line("benchmarks.long_recording")
         print(results.save(arguments.save, command, settings, COLUMNS, list(rows)))
 

@@ -20,22 +20,17 @@ from pathlib import Path
 
 from benchmarks import machine, results
 from benchmarks.client import Client, Clip, Run, failures, percentile, poisson
+from benchmarks.long_recording.settings import SETTINGS, TIMEOUT_S
 from benchmarks.long_recording.speech import Sentence, join, speak, write_mp3
 from benchmarks.results import Cell
-from benchmarks.service import METRICS_EVERY_S, Service, serving, settings_in_environment
+from benchmarks.service import METRICS_EVERY_S, Service, serving
 
 COLUMNS = ["load", "clips", "failed", "first words s p50", "p95", "whole answer s p50", "p95", "decode step ms"]
 CLIP_S = 2.0
 SENTENCES = 200
-TIMEOUT_S = 7200
 _HANDED_OVER_S = METRICS_EVERY_S + 5
 _STEPS = "ray_asr_decode_steps_total"
 _STEP_S = 'ray_asr_stage_seconds_total{stage="decode"}'
-_SETTINGS = {
-    "ASR_MAX_UPLOAD_BYTES": "1000000000",
-    "ASR_REQUEST_TIMEOUT_S": str(TIMEOUT_S),
-    **settings_in_environment(),
-}
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine.describe())
     sentences = speak(SENTENCES)
-    with serving(_SETTINGS) as service:
+    with serving(SETTINGS) as service:
         alone, beside = asyncio.run(run(service, sentences, arguments.clips, arguments.rate, arguments.hours))
     rows = rows_of(alone, beside)
     print(results.table(COLUMNS, rows))
@@ -129,7 +124,7 @@ def main() -> None:
         print(line)
     if arguments.save:
         command = results.command_line("benchmarks.long_recording.fairness")
-        print(results.save(arguments.save, command, {**_SETTINGS}, COLUMNS, rows))
+        print(results.save(arguments.save, command, {**SETTINGS}, COLUMNS, rows))
     if alone.failed or beside.failed:
         sys.exit(1)
 

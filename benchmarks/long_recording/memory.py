@@ -22,13 +22,13 @@ import psutil
 
 from benchmarks import machine, results
 from benchmarks.client import Client, Clip, Exchange
+from benchmarks.long_recording.settings import SETTINGS, TIMEOUT_S
 from benchmarks.long_recording.speech import Sentence, join, speak, write_mp3
 from benchmarks.results import Cell
-from benchmarks.service import Service, serving, settings_in_environment
+from benchmarks.service import Service, serving
 
 COLUMNS = ["answer", "recording h", "upload MB", "s", "words", "process", "MB before", "MB at most", "MB more"]
 MOST_GROWTH_MB = 300
-TIMEOUT_S = 7200
 SENTENCES = 200
 SHORT_CLIPS = 8
 """What is only loaded on first use is loaded by these."""
@@ -38,12 +38,6 @@ ANSWERS: dict[str, dict[str, str]] = {
     "stream": {"stream": "true"},
 }
 _EVERY_S = 0.1
-_SETTINGS = {
-    "ASR_MAX_UPLOAD_BYTES": "1000000000",
-    "ASR_MAX_DURATION_S": "86400",
-    "ASR_REQUEST_TIMEOUT_S": str(TIMEOUT_S),
-    **settings_in_environment(),
-}
 
 
 @dataclass
@@ -135,12 +129,12 @@ def main() -> None:
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     print(machine.describe())
-    with serving(_SETTINGS) as service:
+    with serving(SETTINGS) as service:
         measured = asyncio.run(measure(service, speak(SENTENCES), arguments.hours, arguments.answers))
     if arguments.save:
         command = results.command_line("benchmarks.long_recording.memory")
         rows = [row for each in measured for row in each.rows()]
-        print(results.save(arguments.save, command, {**_SETTINGS}, COLUMNS, rows))
+        print(results.save(arguments.save, command, {**SETTINGS}, COLUMNS, rows))
     if problems := [problem for each in measured for problem in each.problems()]:
         sys.exit("\n".join(problems))
 

@@ -92,10 +92,26 @@ class Engine:
         self._thread.start()
         return self
 
+    @torch.inference_mode()
     def run(self) -> None:
         """Transcribe what is submitted, in the thread that calls this, until `stop` is called from another."""
         self._thread = threading.current_thread()
-        self._run()
+        while True:
+            with self._arrival:
+                self._arrival.wait_for(lambda: self._waiting or self._reading or self._running or self._stopped)
+                if self._stopped:
+                    break
+            try:
+                self.step()
+            except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
+                self._note(error)
+                for sequence in (*self._joining, *self._reading, *self._running):
+                    self._fail(sequence.request, error)
+                self._joining = []
+                self._running.clear()
+                self._reading.clear()
+        for sequence in (*self._waiting, *self._reading, *self._running):
+            sequence.future.cancel()
 
     def submit(self, requests: "Items[Request]") -> None:
         """Queue utterances; from any thread. Returns when they are prepared, long before they are transcribed."""
@@ -162,25 +178,6 @@ class Engine:
             self._admit(group, at_once=bool(self._reading))
             self._joining = []
             self._decode()
-
-    @torch.inference_mode()
-    def _run(self) -> None:
-        while True:
-            with self._arrival:
-                self._arrival.wait_for(lambda: self._waiting or self._reading or self._running or self._stopped)
-                if self._stopped:
-                    break
-            try:
-                self.step()
-            except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
-                self._note(error)
-                for sequence in (*self._joining, *self._reading, *self._running):
-                    self._fail(sequence.request, error)
-                self._joining = []
-                self._running.clear()
-                self._reading.clear()
-        for sequence in (*self._waiting, *self._reading, *self._running):
-            sequence.future.cancel()
 
     def _drop_cancelled(self) -> None:
         self._remove([sequence for sequence in self._running if sequence.future.cancelled()])

@@ -8,7 +8,7 @@ characters, a wide one for two.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
@@ -20,6 +20,8 @@ LINE_WIDTH = 42 * _NARROW
 
 _SHORTEST_S = 0.001
 """A cue must take some time, also where the aligner heard none in its words."""
+READABLE_S = 5 / 6
+"""It stays that long where nothing else is to be shown yet: 20 frames of a film, as Netflix wants it."""
 
 _WIDE_CHARACTER = re.compile(
     "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
@@ -59,6 +61,17 @@ def to_vtt(segments: Iterable[Segment]) -> str:
 
 def cues(segments: Iterable[Segment]) -> Iterator[Cue]:
     """Cut segments into cues, which do not overlap; a segment without text has none."""
+    shown: Cue | None = None
+    for cue in _spoken(segments):
+        if shown is not None:
+            yield replace(shown, end=max(shown.end, min(round(shown.start + READABLE_S, 3), cue.start)))
+        shown = cue
+    if shown is not None:
+        yield shown  # as it was spoken, for after it the recording may end
+
+
+def _spoken(segments: Iterable[Segment]) -> Iterator[Cue]:
+    """The cues for as long as their words are spoken."""
     last_end = 0.0
     for segment in segments:
         pieces = list(_split(segment.text))

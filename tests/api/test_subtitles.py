@@ -104,6 +104,11 @@ def test_every_cue_takes_some_time_and_none_overlaps() -> None:
     assert [(cue.start, cue.end) for cue in shown] == [(1.0, 1.001), (1.001, 1.002), (1.002, 1.5)]
 
 
+def test_a_short_cue_stays_to_be_read_where_there_is_room() -> None:
+    shown = list(cues([timed("So.", (1.0, 1.0)), timed("It is.", (3.0, 3.0), (3.1, 3.2)), timed("No.", (3.5, 3.6))]))
+    assert [(cue.start, cue.end) for cue in shown] == [(1.0, 1.833), (3.0, 3.5), (3.5, 3.6)]
+
+
 @pytest.mark.parametrize("text", ["", " ", "\n"])
 def test_no_text_is_no_cue(text: str) -> None:
     assert lines(text) == []
