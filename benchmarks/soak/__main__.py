@@ -59,8 +59,6 @@ CONCURRENCY = 16
 REPLICA = "ServeReplica:asr:"
 INGRESS_CPUS = 0.5
 """That Ray reserves for one Ingress replica."""
-SETTINGS = {"ASR_MAX_UTTERANCE_S": "8"}
-"""The demo checkpoint is weak in long utterances, whose words could not be checked."""
 
 
 @dataclass
@@ -185,7 +183,7 @@ def _service(arguments: argparse.Namespace) -> Iterator[Service]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "serve_config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        environment = {**_shares(arguments), **SETTINGS, **settings_in_environment()}
+        environment = {**_shares(arguments), **settings_in_environment()}
         environment |= haproxy() if arguments.haproxy else {}
         log = Path(arguments.log) if arguments.log else Path(folder) / "log"
         with Service(log, "serve", file, **environment) as service:
@@ -275,7 +273,6 @@ def _report(soak: Soak, growth: Sequence[Growth], rate: float, arguments: argpar
         settings: dict[str, Any] = {
             "arrivals a second": f"{rate:.2f}",
             "tries": ", ".join(f"{count} × {status}" for status, count in tries.items()),
-            **SETTINGS,
             **settings_in_environment(),
         }
         command = results.command_line("benchmarks.soak")
