@@ -63,6 +63,8 @@ PARTS = {
 """Spans in the order of the table, and what they are called there."""
 
 HAPROXY = haproxy()
+SETTINGS = {"ASR_MAX_UTTERANCE_S": "30"}
+"""As for every released model: a clip is one utterance, and so one call of the engine."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def main() -> None:
     columns, rows = (PART_COLUMNS, _parts(arguments)) if arguments.what == "parts" else (COLUMNS, _latency(arguments))
     print(results.table(columns, rows))
     if arguments.save:
-        print(results.save(arguments.save, results.command_line("benchmarks.fast_path"), {}, columns, rows))
+        print(results.save(arguments.save, results.command_line("benchmarks.fast_path"), SETTINGS, columns, rows))
 
 
 def _latency(arguments: argparse.Namespace) -> list[list[Cell]]:
@@ -184,8 +186,9 @@ def _parts(arguments: argparse.Namespace) -> list[list[Cell]]:
 @contextlib.contextmanager
 def _running(way: Way, *, alone: bool = False) -> Iterator[tuple[str, int]]:
     """The application, its URL and the process that leads all of its processes."""
+    environment = SETTINGS | way.environment
     if alone or way == WAYS["bare"]:
-        with bare(way.environment) as running:
+        with bare(environment) as running:
             yield running
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -197,7 +200,7 @@ def _running(way: Way, *, alone: bool = False) -> Iterator[tuple[str, int]]:
                 deployment["user_config"] |= way.batching
         file = Path(folder) / "serve_config.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        with Service(Path(folder) / "log", "null-engine", file, **way.environment) as service:
+        with Service(Path(folder) / "log", "null-engine", file, **environment) as service:
             service.wait_until_ready()
             yield service.url, service.process.pid
 
