@@ -50,11 +50,11 @@ PART_COLUMNS = ["part", "audio s", "uvicorn alone ms", "Serve's proxy ms", "HAPr
 CONNECTIONS = 16
 WARM_UP_S = 3.0
 PARTS = {
-    "proxy_http_request Ingress POST /": "Serve's proxy and all that follows",
+    "proxy_http_request Ingress POST /v1/audio/transcriptions": "Serve's proxy and all that follows",
     "replica_handle_request Ingress __call__": "the ingress replica, all of it",
     "receive": "reading and checking the form",
     "recognise": "from audio to transcript, all of it",
-    "decode media": "of that: decoding the file",
+    "decode": "of that: decoding the file",
     "find speech, join": "of that: finding speech, cutting, joining",
     "call": "of that: the call of the model",
     "to the model and back": "of the call: the way there and back",
@@ -65,6 +65,8 @@ PARTS = {
 HAPROXY = haproxy()
 SETTINGS = {"ASR_MAX_UTTERANCE_S": "30"}
 """As for every released model: a clip is one utterance, and so one call of the engine."""
+ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""For Serve's own work and the application's."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ WAYS = {
         HAPROXY | {"RAY_SERVE_LOG_TO_STDERR": "0"},
         {"logging_config": {"enable_access_log": False, "log_level": "WARNING"}},
     ),
+    "one-loop": Way("HAProxy, one event loop in each replica", HAPROXY | ONE_LOOP),
     "no-wait": Way("HAProxy, batch_wait_timeout_s: 0", HAPROXY, batching={"batch_wait_timeout_s": 0.0}),
 }
 

@@ -44,13 +44,14 @@ def test_spans_are_summed_by_request(tmp_path: Path, monkeypatch: pytest.MonkeyP
     provider.add_span_processor(processor)
     tracer = provider.get_tracer("test")
 
-    def span(name: str, ms: float) -> None:
-        tracer.start_span(name, start_time=1_000).end(1_000 + round(ms * 1e6))
+    def span(name: str, ms: float, **attributes: float) -> None:
+        noted = {f"asr.{name}": value for name, value in attributes.items()}
+        tracer.start_span(name, start_time=1_000, attributes=noted).end(1_000 + round(ms * 1e6))
 
     for scale in (1, 2, 3, 100):
         with tracer.start_as_current_span("request"):
             span("recognise", 10 * scale)
-            span("decode media", 2 * scale)
+            span("decode media", 5 * scale, media_decode_seconds=2 * scale / 1000)
             span("call", 3 * scale)
             span("call", 1 * scale)
             span("replica_handle_request ASR transcribe", 1.5 * scale)
@@ -61,7 +62,8 @@ def test_spans_are_summed_by_request(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert found == pytest.approx(
         {
             "recognise": 30,
-            "decode media": 6,
+            "decode media": 15,
+            "decode": 6,
             "call": 12,
             "find speech, join": 12,
             "replica_handle_request ASR transcribe": 4.5,
