@@ -65,8 +65,6 @@ PARTS = {
 HAPROXY = haproxy()
 SETTINGS = {"ASR_MAX_UTTERANCE_S": "30"}
 """As for every released model: a clip is one utterance, and so one call of the engine."""
-ONE_LOOP = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
-"""For Serve's own work and the application's."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,7 @@ WAYS = {
         HAPROXY | {"RAY_SERVE_LOG_TO_STDERR": "0"},
         {"logging_config": {"enable_access_log": False, "log_level": "WARNING"}},
     ),
-    "one-loop": Way("HAProxy, one event loop in each replica", HAPROXY | ONE_LOOP),
-    "no-wait": Way("HAProxy, batch_wait_timeout_s: 0", HAPROXY, batching={"batch_wait_timeout_s": 0.0}),
+    "wait": Way("HAProxy, batch_wait_timeout_s: 0.01", HAPROXY, batching={"batch_wait_timeout_s": 0.01}),
 }
 
 
