@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from deployments.asr.answer import AnswerReader
+from deployments.asr.arrivals import Arrivals
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
@@ -28,9 +29,6 @@ from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utte
 BASE_TOKENS = 64
 TOKENS_PER_SECOND = 12
 
-OVERTAKING_TOKENS = 64
-"""So long is the prompt of an utterance at most that overtakes others on their way in: some 3 s of audio."""
-
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
 
@@ -45,8 +43,7 @@ class Engine:
 
     Args:
         checkpoint: the loaded model.
-        slots: utterances that are decoded together at most; more wait. An utterance is due its own duration after its
-            arrival, and who is due first joins first: a short one overtakes long ones, and none waits for ever.
+        slots: utterances that are decoded together at most; more wait.
         slot_tokens: tokens of prompt and answer that one utterance may need.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one attention window of the
             encoder always is). The running utterances wait for them, so it bounds how long the others may stall them.
@@ -73,16 +70,12 @@ class Engine:
         )
         self._admission_s = admission_s
         self._piece_tokens = piece_tokens
-        self._waiting: list[Sequence] = []
-        self._joining: list[Sequence] = []
-        """Taken from the waiting ones by the step that goes on."""
+        self._arrivals = Arrivals(admission_s)
         self._running: list[Sequence] = []
         """Row `i` holds slot `i`."""
         self._reading: deque[Sequence] = deque()
         """Encoded, their prompts not read yet. The first one holds the slot behind the last running row."""
         self.statistics = Statistics()
-        self._arrival = threading.Condition()
-        self._stopped = False
         self._health = ModelHealth()
         self._thread: threading.Thread | None = None
 
@@ -96,21 +89,19 @@ class Engine:
     def run(self) -> None:
         """Transcribe what is submitted, in the thread that calls this, until `stop` is called from another."""
         self._thread = threading.current_thread()
-        while True:
-            with self._arrival:
-                self._arrival.wait_for(lambda: self._waiting or self._reading or self._running or self._stopped)
-                if self._stopped:
-                    break
+        while self._arrivals.wait(busy=bool(self._reading or self._running)):
             try:
                 self.step()
             except Exception as error:  # nothing below lets one through; should it, nobody may wait for ever
                 self._note(error)
-                for sequence in (*self._joining, *self._reading, *self._running):
+                _, joining = self._arrivals.here()
+                for sequence in (*joining, *self._reading, *self._running):
                     self._fail(sequence.request, error)
-                self._joining = []
+                self._arrivals.joined(joining)
                 self._running.clear()
                 self._reading.clear()
-        for sequence in (*self._waiting, *self._reading, *self._running):
+        waiting, _ = self._arrivals.here()
+        for sequence in (*waiting, *self._reading, *self._running):
             sequence.future.cancel()
 
     def submit(self, requests: "Items[Request]") -> None:
@@ -118,9 +109,7 @@ class Engine:
         for request in requests:
             self.statistics.watch(request)
         prepared = [self._prepare(request) for request in requests]
-        with self._arrival:
-            self._waiting.extend(sequence for sequence in prepared if sequence is not None)
-            self._arrival.notify()
+        self._arrivals.add([sequence for sequence in prepared if sequence is not None])
 
     def transcribe(self, utterances: Items[Utterance]) -> list[Transcription | ServiceError]:
         """Transcribe utterances together; blocking. Returns one result for each, in order."""
@@ -143,9 +132,8 @@ class Engine:
     @property
     def load(self) -> Load:
         """What there is to do at this moment; from any thread."""
-        with self._arrival:
-            waiting = [sequence for sequence in self._waiting if not sequence.future.done()]
-            joining = list(self._joining)
+        waiting, joining = self._arrivals.here()
+        waiting = [sequence for sequence in waiting if not sequence.future.done()]
         # In the order in which they go on, so that none is missed; one may be seen twice.
         running = {*joining, *list(self._reading), *list(self._running)}
         return Load(
@@ -164,9 +152,7 @@ class Engine:
 
     def stop(self) -> None:
         """End the thread; what is still in the engine is cancelled."""
-        with self._arrival:
-            self._stopped = True
-            self._arrival.notify()
+        self._arrivals.close()
         if self._thread is not None:
             self._thread.join()
 
@@ -176,7 +162,7 @@ class Engine:
         group = self._next_group()
         with self._health.working(sum(sequence.utterance.duration for sequence in group)):
             self._admit(group, at_once=bool(self._reading))
-            self._joining = []
+            self._arrivals.joined(group)
             self._decode()
 
     def _drop_cancelled(self) -> None:
@@ -184,29 +170,7 @@ class Engine:
         self._reading = deque(sequence for sequence in self._reading if not sequence.future.cancelled())
 
     def _next_group(self) -> list[Sequence]:
-        """The utterances to join now, as many as slots and `admission_s` allow: those that are due first.
-
-        While others are still on their way in, only those that may overtake them: due before, and read at once.
-        """
-        group: list[Sequence] = []
-        entering = [*self._joining, *self._reading]
-        seconds = 0.0
-        with self._arrival:
-            self._waiting = [sequence for sequence in self._waiting if not sequence.future.cancelled()]
-            for sequence in sorted(self._waiting, key=lambda sequence: sequence.due_at):
-                if len(self._running) + len(entering) + len(group) == self._runner.cache.slots:
-                    break
-                if any(sequence.due_at >= other.due_at for other in entering):
-                    break
-                if entering and len(sequence.prompt_ids) > OVERTAKING_TOKENS:
-                    continue
-                seconds += sequence.utterance.duration
-                if group and seconds > self._admission_s:
-                    break
-                group.append(sequence)
-            self._waiting = [sequence for sequence in self._waiting if sequence not in group]
-            self._joining = [*self._joining, *group]
-        return group
+        return self._arrivals.take(self._runner.cache.slots - len(self._running), self._reading)
 
     def _admit(self, group: list[Sequence], *, at_once: bool = False) -> None:
         """Encode utterances, and read their prompts: piece by piece in the steps that follow, or whole.
@@ -254,12 +218,12 @@ class Engine:
             self._runner.encode(group)
             return 0.0
         meanwhile_s = 0.0
-        joining = self._joining
         for _ in self._runner.encode_stretches(group[0], self._admission_s):
             began_at = time.monotonic()
             self._drop_cancelled()
-            self._admit(self._next_group(), at_once=True)
-            self._joining = joining
+            overtaking = self._next_group()
+            self._admit(overtaking, at_once=True)
+            self._arrivals.joined(overtaking)
             self._decode()
             meanwhile_s += time.monotonic() - began_at
         return meanwhile_s
