@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
+import aiohttp
 
 from benchmarks import clips, datasets, machine, results
 from benchmarks.client import Client, Clip, Run, Statistics, closed_loop, failures
@@ -174,7 +174,7 @@ def main() -> None:
             run = asyncio.run(_measure(arguments, url, recordings))
     except DatasetError as error:
         sys.exit(str(error))
-    except httpx.HTTPError as error:
+    except aiohttp.ClientError as error:
         sys.exit(f"{arguments.url} does not list its models: {error}. Is the service running? Else name one: --model.")
     found = pairs(recordings, run)
     for pair in sorted(found, key=lambda pair: -error_rate([pair]))[:SHOWN_ERRORS]:

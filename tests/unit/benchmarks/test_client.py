@@ -138,7 +138,7 @@ async def test_a_service_that_is_not_there_fails_every_request() -> None:
         run = await closed_loop(client, [Clip(b"x", 1.0)] * 3, 2)
     statistics = Statistics.of(run)
     assert (statistics.failed, statistics.p50_s, statistics.rtf_p95, statistics.audio_s_per_s) == (3, None, None, 0)
-    assert failures([run])[0].startswith("3 failed: ConnectError")
+    assert failures([run])[0].startswith("3 failed: ClientConnectorError")
 
 
 async def test_a_closed_loop_keeps_that_many_requests_open(url: str) -> None:
