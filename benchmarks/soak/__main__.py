@@ -56,6 +56,8 @@ ROWS = 10
 """Of the table."""
 CONCURRENCY = 16
 """Of the closed loop that measures the capacity."""
+BURST = 200
+"""Requests at once, before anything is measured: what the service keeps of the worst moment is not growth."""
 REPLICA = "ServeReplica:asr:"
 INGRESS_CPUS = 0.5
 """That Ray reserves for one Ingress replica."""
@@ -76,10 +78,18 @@ class Soak:
     totals: list[tuple[float, int]] = field(default_factory=list)
     """Bytes of all processes together, over time."""
 
+    async def warm_up(self) -> None:
+        """The most that it will ever have in hand."""
+        await self._calm(1, at_once=BURST)
+
     async def capacity(self) -> float:
         """Requests a second that it answers when many are open at all times."""
+        return await self._calm(self.arguments.capacity_s, at_once=CONCURRENCY)
+
+    async def _calm(self, seconds: float, *, at_once: int) -> float:
+        """Keep so many requests open, in which nothing goes wrong; return how many a second were answered."""
         numbers = iter(range(10**9))
-        ends_at = time.monotonic() + self.arguments.capacity_s
+        ends_at = time.monotonic() + seconds
         outcomes: list[Outcome] = []
 
         async def work() -> None:
@@ -87,7 +97,7 @@ class Soak:
                 outcomes.append(await self.client.send(make_case(next(numbers), self.known, smooth=True)))
 
         started = time.monotonic()
-        await asyncio.gather(*(work() for _ in range(CONCURRENCY)))
+        await asyncio.gather(*(work() for _ in range(at_once)))
         if lost := [outcome for outcome in outcomes if outcome.kind not in GOOD]:
             raise RuntimeError(f"lost before anything went wrong: {_line(lost[0], started)}")
         return len(outcomes) / (time.monotonic() - started)
@@ -206,12 +216,13 @@ async def _soak(service: Service, arguments: argparse.Namespace) -> tuple[Soak, 
     known = await client.learn(recordings())
     print(f"{len(known)} recordings, of {sum(one.seconds for one in known):.0f} s", flush=True)
     soak = Soak(client, service, known, arguments)
+    await soak.warm_up()
     rate = arguments.rate
     if rate is None:
         capacity = await soak.capacity()
-        client.tries.clear()
         rate = arguments.share * capacity
         print(f"capacity {capacity:.2f} requests/s; {arguments.share:g} of it are {rate:.2f}", flush=True)
+    client.tries.clear()
     await soak.run(rate)
     await client.close()
     return soak, rate
