@@ -64,7 +64,8 @@ class Settings(BaseSettings):
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto",
-        description="Number format of the weights. `auto`: bfloat16 where the hardware computes in it, else float32.",
+        description="Number format of the weights, the aligner's too. `auto`: bfloat16 where the hardware computes in "
+        "it, else float32.",
     )
     quantization: Literal["none", "int8"] = Field(
         default="none",
@@ -87,8 +88,8 @@ class Settings(BaseSettings):
     num_cpus: float = Field(default=1, gt=0, description="CPUs that Ray reserves for one ASR replica.")
     torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
         default="auto",
-        description="Threads torch computes with in one ASR replica. `auto`: all cores the replica may run on when it "
-        "computes on the CPU, one when it computes on a GPU.",
+        description="Threads torch computes with in one ASR or Aligner replica. `auto`: all cores the replica may run "
+        "on when it computes on the CPU, one when it computes on a GPU.",
     )
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto",
@@ -104,7 +105,7 @@ class Settings(BaseSettings):
     admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
         description="Seconds of audio that may join the running utterances between two decode steps, which wait for "
-        "it; the first 8 always may. `auto`: 10 on a CPU, 600 on a GPU.",
+        "it; the first 8 always may. `auto`: 10 on a CPU, up to 600 on a GPU, as its memory allows.",
     )
     aligner: str | None = Field(
         default=None,

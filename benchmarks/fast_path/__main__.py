@@ -109,7 +109,7 @@ def main() -> None:
     columns, rows = (PART_COLUMNS, _parts(arguments)) if arguments.what == "parts" else (COLUMNS, _latency(arguments))
     print(results.table(columns, rows))
     if arguments.save:
-        print(results.save(arguments.save, results.command_line("benchmarks.fast_path"), SETTINGS, columns, rows))
+        print(results.save(arguments.save, results.command_line("benchmarks.fast_path"), {**SETTINGS}, columns, rows))
 
 
 def _latency(arguments: argparse.Namespace) -> list[list[Cell]]:

@@ -76,6 +76,11 @@ class Arrivals:
             self._joining = [*self._joining, *group]
         return group
 
+    def join_again(self, sequence: Sequence) -> None:
+        """One that had joined is on its way in once more; `joined` must be told of it."""
+        with self._changed:
+            self._joining = [*self._joining, sequence]
+
     def joined(self, group: Items[Sequence]) -> None:
         """Those that were taken run now, are being read, or have ended."""
         with self._changed:

@@ -16,6 +16,9 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 """Where a container's limits are told (of the second kind of control groups, which Kubernetes uses)."""
 KEPT_FOR_CACHE = 0.8
 """Share of the free memory that the cache may take; the rest is for activations."""
+ENCODED_BYTES_PER_S = 3_500_000
+"""For each byte of a number, what the encoder holds of a second of audio at its widest: two of its first convolution's
+outputs at a time."""
 
 
 def choose_device(gpus: float) -> torch.device:
@@ -65,15 +68,17 @@ def _cores() -> int:
     return visible if quota == "max" else min(visible, max(1, math.ceil(int(quota) / int(period))))
 
 
-def choose_admission(settings: Settings, device: torch.device) -> float:
+def choose_admission(settings: Settings, dtype: torch.dtype, device: torch.device, spare_bytes: float) -> float:
     """Seconds of audio that may be encoded between two decode steps.
 
     A GPU encodes many in about the time of one, a CPU in proportion: there the running utterances would stall. What
-    bounds a GPU is memory: the encoder's first convolution makes 3 MB of every second.
+    bounds a GPU is memory: half of the `spare_bytes` that the cache leaves.
     """
     if settings.admission_s != "auto":
         return settings.admission_s
-    return 600.0 if device.type == "cuda" else 10.0
+    if device.type == "cpu":
+        return 10.0
+    return min(600.0, max(30.0, spare_bytes / 2 / (ENCODED_BYTES_PER_S * dtype.itemsize)))
 
 
 def choose_piece(dtype: torch.dtype, device: torch.device) -> int:

@@ -160,7 +160,7 @@ class Engine:
         """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""
         self._drop_cancelled()
         group = self._next_group()
-        with self._health.working(sum(sequence.utterance.duration for sequence in group)):
+        with self._health.working(sum(sequence.utterance.duration for sequence in (*group, *self._reading))):
             self._admit(group, at_once=bool(self._reading))
             self._arrivals.joined(group)
             self._decode()
@@ -183,6 +183,7 @@ class Engine:
             return
         began_at = time.monotonic()
         room = 0
+        failed = False
         try:
             meanwhile_s = self._encode(group)
             whole = at_once or not (self._running and self._piece_tokens)
@@ -195,14 +196,18 @@ class Engine:
             if len(group) == 1:
                 self._fail(group[0].request, error)
                 return
-            # One of them is to blame, or together they are too much for the memory there is.
+            failed = True
+        if failed:
+            # One of them is to blame, or together they are too much for the memory there is: what the failed pass had
+            # computed is let go of, now that its error is.
             for sequence in group:
                 self._admit([sequence], at_once=at_once)
-            return
-        if logits is None:
+        elif logits is None:
             self._note_admission(group, began_at)
             self._reading.extend(group)
         else:
+            for sequence in group:
+                sequence.forget_prompt()
             self._running.extend(group)
             choices = self._choose(group, logits)
             self._note_admission(group, began_at)
@@ -243,19 +248,23 @@ class Engine:
         others = len(rows)
         began_at = time.monotonic()
         until = self._next_piece(reading) if reading is not None else 0
+        logits = None
         try:
             logits = self._runner.decode(rows, reading=reading, until=until)
         except Exception as error:
             self._note(error)
+        if logits is None:
             self._decode_one_by_one(rows)
             self._note_step(others, time.monotonic() - began_at)
             if reading is not None:
-                self._reading.popleft()
+                self._arrivals.join_again(self._reading.popleft())
                 self._admit([reading], at_once=True)
+                self._arrivals.joined([reading])
             return
         if reading is not None:
             reading.read = until
             if until == len(reading.prompt_ids):
+                reading.forget_prompt()
                 self._running.append(self._reading.popleft())
                 rows.append(reading)
         self._hand_out(rows, self._choose(rows, logits[: len(rows)]))

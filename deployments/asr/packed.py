@@ -67,7 +67,7 @@ def attend_packed(
             packed.longest,
             scale=scaling,
             window_size=(-1, 0) if causal else (-1, -1),
-            enable_gqa=True,
+            enable_gqa=True,  # also where heads are alike: without it torch may take cuDNN's kernel on some cards
         )
         return cast(torch.Tensor, output)  # nothing besides was asked for
     repeated = query.shape[1] // keys.shape[1]

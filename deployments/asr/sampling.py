@@ -25,15 +25,23 @@ def sample(logits: torch.Tensor, sequences: Items[Sequence]) -> tuple[list[int],
     """
     adjusted = _restrict_language(_penalise_repetition(logits, sequences), sequences)
     tokens = adjusted.argmax(dim=-1)
-    for row, sequence in enumerate(sequences):
-        # A row without finite logits gets any token: the engine ends it for its probability.
-        if sequence.generator is not None and logits[row].isfinite().all():
-            probabilities = _probabilities(adjusted[row], sequence.utterance.options).cpu()
-            tokens[row] = torch.multinomial(probabilities, 1, generator=sequence.generator)[0]
+    if sampled := [row for row, sequence in enumerate(sequences) if sequence.generator is not None]:
+        tokens[sampled] = _draw(adjusted, sequences, sampled).to(tokens.device)
     logprobs = logits.gather(1, tokens[:, None]).squeeze(1) - logits.logsumexp(dim=-1)
-    # The one moment at which a GPU is waited for.
+    # Where no row samples, the one moment at which a GPU is waited for.
     chosen = torch.stack([tokens.double(), logprobs.double()]).tolist()
     return [int(token) for token in chosen[0]], chosen[1]
+
+
+def _draw(logits: torch.Tensor, sequences: Items[Sequence], rows: Items[int]) -> torch.Tensor:
+    """A token for each of these rows, on the CPU, where their random streams are."""
+    wanted = [_probabilities(logits[row], sequences[row].utterance.options) for row in rows]
+    drawn = torch.zeros(len(rows), dtype=torch.long)
+    for i, probabilities in enumerate(torch.stack(wanted).cpu()):
+        # A row without finite logits gets any token: the engine ends it for its probability.
+        if probabilities.isfinite().all():
+            drawn[i] = torch.multinomial(probabilities, 1, generator=sequences[rows[i]].generator)[0]
+    return drawn
 
 
 def generator_for(options: DecodingOptions) -> torch.Generator | None:
@@ -85,5 +93,6 @@ def _probabilities(logits: torch.Tensor, options: DecodingOptions) -> torch.Tens
         ranked, order = probabilities.sort(descending=True)
         # Kept is every token that the likelier ones have not yet brought to top_p: the best one always.
         likelier = ranked.cumsum(dim=-1) - ranked
-        probabilities[order[likelier >= options.top_p * probabilities.sum()]] = 0.0
+        kept = ranked.where(likelier < options.top_p * probabilities.sum(), 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(0, order, kept)
     return probabilities

@@ -65,6 +65,10 @@ class Sequence:
         told = len(self.answer)
         return [ids[told] for ids in self.openings if len(ids) > told and ids[:told] == self.answer]
 
+    def forget_prompt(self) -> None:
+        """It is in the cache; its embeddings would keep those of all that were encoded with it."""
+        self.prompt = torch.empty(0)
+
     def append(self, token: int, logprob: float) -> None:
         """Take the next token of the answer, and tell what it adds to the text.
 

@@ -7,8 +7,10 @@ from concurrent.futures import Future
 
 import torch
 
+from deployments.asr.cache import slot_bytes
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import (
+    KEPT_FOR_CACHE,
     choose_admission,
     choose_device,
     choose_dtype,
@@ -67,7 +69,10 @@ def _build(settings: Settings, served_model: ServedModel, num_gpus: float) -> En
     torch.set_num_threads(choose_threads(settings, device))
     checkpoint = load(served_model.checkpoint, dtype=dtype, device=device)
     layout = _lay_out(checkpoint, settings)
-    slots = choose_slots(settings, checkpoint.model.config.text_config, dtype, device, num_gpus)
+    config = checkpoint.model.config.text_config
+    slots = choose_slots(settings, config, dtype, device, num_gpus)
+    cache_bytes = slots * slot_bytes(config, settings.slot_tokens, dtype)
+    spare_bytes = free_bytes(device, num_gpus) / KEPT_FOR_CACHE - cache_bytes
     logger.info(
         "serving %s from %s on %s in %s (%s), %d slots, %d torch threads",
         served_model.id,
@@ -82,7 +87,7 @@ def _build(settings: Settings, served_model: ServedModel, num_gpus: float) -> En
         checkpoint,
         slots=slots,
         slot_tokens=settings.slot_tokens,
-        admission_s=choose_admission(settings, device),
+        admission_s=choose_admission(settings, dtype, device, spare_bytes),
         piece_tokens=choose_piece(dtype, device),
         graphs=device.type == "cuda" and settings.cuda_graphs,
         compiled=device.type == "cuda" and settings.torch_compile,

@@ -13,7 +13,7 @@ Every moment of speech is in exactly one piece, the pieces are in order, and non
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -63,7 +63,8 @@ class Cutter:
     """
 
     def __init__(self, listener: Listener, *, limit_s: float, options: SpeechOptions):
-        self._finder = SpeechFinder(listener, options)
+        # A pause that is cut out has ended the speech before it: else the next speech would begin with it.
+        self._finder = SpeechFinder(listener, replace(options, silence_s=min(options.silence_s, LONG_PAUSE_S)))
         self._limit = round(limit_s * SAMPLE_RATE)
         self._padding = min(round(options.padding_s * SAMPLE_RATE), self._limit // 4)
         self._trailing = min(round(_TRAILING_S * SAMPLE_RATE), self._limit // 4)

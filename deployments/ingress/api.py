@@ -7,7 +7,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from typing import BinaryIO, Protocol
 
 from fastapi import FastAPI, Request
@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments.audio.decode import decode_blocks
-from deployments.exceptions import InvalidRequest, ServiceError, UnknownModel
+from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
 from deployments.ingress.capacity import Capacity
 from deployments.ingress.cors import WebPagesMiddleware
@@ -34,6 +34,7 @@ from deployments.ingress.multipart import Form, quoted, read_form
 from deployments.ingress.readiness import Readiness
 from deployments.ingress.record import RecordMiddleware
 from deployments.ingress.recording import read_blocks
+from deployments.ingress.request_age import age_of
 from deployments.ingress.request_id import RequestIdMiddleware
 from deployments.ingress.stream import open_stream
 from deployments.ingress.upload import UploadLimitMiddleware
@@ -127,10 +128,16 @@ def create_app(
     )
     openapi.describe(app, model, settings)
 
-    def media_of(source: BinaryIO | str) -> AbstractAsyncContextManager[BinaryIO]:
-        if isinstance(source, str):
-            return fetch(source, max_bytes=settings.max_upload_bytes, timeout_s=settings.url_timeout_s)
-        return nullcontext(source)
+    @asynccontextmanager
+    async def media_of(source: BinaryIO | str) -> AsyncIterator[BinaryIO]:
+        if not isinstance(source, str):
+            yield source
+            return
+        async with fetch(source, max_bytes=settings.max_upload_bytes, timeout_s=settings.url_timeout_s) as file:
+            try:
+                yield file
+            except InvalidAudio as error:
+                raise InvalidAudio(error.message, param="url", code=error.code) from None
 
     async def recording_of(source: BinaryIO | str, form: Form) -> AsyncGenerator[Waveform, None]:
         async with media_of(source) as file:
@@ -155,7 +162,7 @@ def create_app(
     @app.post("/v1/audio/transcriptions")
     async def create_transcription(request: Request) -> Response:
         """Transcribe a recording in its own language."""
-        deadline = Deadline(settings.request_timeout_s)
+        deadline = Deadline(settings.request_timeout_s, age=age_of(request.headers))
         async with AsyncExitStack() as stack, deadline.enforced():
             stack.enter_context(capacity.place())
             with tracer.start_as_current_span("receive"):

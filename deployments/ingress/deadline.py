@@ -8,11 +8,11 @@ from deployments.exceptions import DeadlineExceeded
 
 
 class Deadline:
-    """A point in time, `seconds` from now."""
+    """A point in time: that of a request that may take so many seconds, and has taken `age` of them already."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, age: float = 0.0) -> None:
         self._seconds = seconds
-        self._when = asyncio.get_running_loop().time() + seconds
+        self._when = asyncio.get_running_loop().time() + seconds - age
 
     @property
     def remaining(self) -> float:

@@ -9,7 +9,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import BinaryIO, cast
 
 import aiohttp
@@ -24,6 +24,11 @@ _CHUNK_BYTES = 64 * 1024
 _MEMORY_BYTES = 1024 * 1024
 """What is larger is spooled to disk, as uploads are."""
 _NAT64 = IPv6Network("64:ff9b::/96")
+_SPECIAL = IPv4Network("192.0.0.0/24"), IPv6Network("fec0::/10")
+"""Of IANA's registries of special addresses, of which some versions of Python take a part for public: protocol
+assignments, and what once was site-local."""
+_PLATFORM = IPv4Network("168.63.129.16/32")
+"""Public by its number, but in every virtual machine of Azure the way to the platform."""
 _HEADERS = {"accept-encoding": "identity", "user-agent": "qwen3-asr-serve"}
 
 AddressInfo = tuple[int, int, int, str, tuple]
@@ -43,6 +48,8 @@ def is_public(address: str) -> bool:
         else:
             teredo = ip.teredo[1] if ip.teredo else None
             ip = ip.ipv4_mapped or ip.sixtofour or teredo or ip
+    if any(ip in network for network in (*_SPECIAL, _PLATFORM)):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

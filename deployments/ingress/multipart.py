@@ -9,7 +9,6 @@ from fastapi import Request
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
 from deployments.exceptions import InvalidRequest
@@ -32,6 +31,7 @@ async def read_form(request: Request) -> AsyncIterator["Form"]:
     Raises:
         InvalidRequest: the body is not a complete, well-formed multipart form.
         UploadTooLarge: from `UploadLimitMiddleware`.
+        ClientDisconnect: the client has gone.
     """
     boundary = _require_multipart(request.headers.get("content-type"))
     body = _TailKeeper(request.receive)
@@ -41,8 +41,6 @@ async def read_form(request: Request) -> AsyncIterator["Form"]:
         )
     except HTTPException as error:
         raise InvalidRequest(f"Could not parse multipart form: {error.detail}") from None
-    except ClientDisconnect:
-        raise InvalidRequest("The connection ended before the request was complete.") from None
     try:
         # The parser takes a body that was cut off for one that is complete, and what was cut off would be lost.
         if b"--" + boundary + b"--" not in body.tail:

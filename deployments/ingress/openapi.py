@@ -53,7 +53,7 @@ def _document(app: FastAPI, served: ServedModel, settings: Settings) -> Json:
     }
     paths[_TRANSLATIONS]["post"] |= {
         "requestBody": _form({"file": _FILE, "model": _model(served)}),
-        "responses": _errors(400, 401, 404, 413),
+        "responses": _errors(400, 401, 404, 413, 429, 503, 504),
     }
     paths["/v1/models"]["get"]["responses"] = {"200": _json("The models.", "ModelList"), **_errors(401)}
     retrieve = paths["/v1/models/{model_id}"]["get"]

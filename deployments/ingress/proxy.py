@@ -6,6 +6,7 @@ Serve calls `middleware` in each of its proxies if their environment, which is t
 """
 
 import logging
+import time
 from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from deployments.exceptions import DeadlineExceeded, ServiceUnavailable, TooManyRequests
 from deployments.ingress.errors import answer_error
 from deployments.ingress.replay import KeptBody, Room
+from deployments.ingress.request_age import AGE_HEADER
 from deployments.ingress.request_id import HEADER, safe_or_new
 from deployments.ingress.stream import error_event
 
@@ -28,6 +30,8 @@ TRANSCRIPTIONS = "/audio/transcriptions"
 MAX_KEPT_BYTES = 256 * 2**20
 """Bodies that one proxy keeps at a time until they are answered. What is beyond is not sent to a second replica."""
 EVENT_STREAM = "text/event-stream"
+TIMEOUT_HEADER = "x-request-timeout-seconds"
+"""How a client has Serve's proxy give a request up."""
 COMMENT = b":"
 """How a sign of life begins, which is no event."""
 
@@ -57,18 +61,26 @@ class ProxyMiddleware:
             return
         headers = MutableHeaders(scope=scope)
         headers[HEADER] = safe_or_new(headers.get(HEADER, ""))
+        del headers[AGE_HEADER]
+        began_at = time.monotonic()
         body = KeptBody(receive, self._room)
         answer = _Answer(scope, receive, send, on_settled=body.drop)
         try:
             await self._pass_on(scope, body, answer)
-            if not answer.is_settled and not body.has_left and body.is_kept and _is_repeatable(scope):
+            if _is_over(headers, began_at):  # Serve has given it up, and says nothing where a stream has begun
+                await self._end(body, answer, _too_long())
+            elif not answer.is_settled and not body.has_left and body.is_kept and _is_repeatable(scope):
                 logger.warning("the ingress replica of request %s has died, trying another", headers[HEADER])
+                headers[AGE_HEADER] = f"{time.monotonic() - began_at:.3f}"
                 answer.begin_again()
                 await self._pass_on(scope, body, answer)
-            if not answer.is_settled and not body.has_left:
-                await answer.give_up()
+            await self._end(body, answer, _lost())
         finally:
             body.drop()
+
+    async def _end(self, body: KeptBody, answer: "_Answer", error: Exception) -> None:
+        if not answer.is_settled and not body.has_left:
+            await answer.give_up(error)
 
     async def _pass_on(self, scope: Scope, body: KeptBody, answer: "_Answer") -> None:
         try:
@@ -130,20 +142,22 @@ class _Answer:
         response.headers[HEADER] = Headers(scope=self._scope)[HEADER]
         await response(self._scope, self._receive, self._send)
 
-    async def give_up(self) -> None:
-        """Say that the request was lost."""
-        lost = ServiceUnavailable("The service lost this request. Try again in a moment.")
+    async def give_up(self, error: Exception) -> None:
+        """End it with an error, whether or not it has begun."""
         if self.is_started:
-            event = error_event(self._request, lost)
+            self._ignored = True
+            self._settle()
+            event = error_event(self._request, error)
             await self._send({"type": "http.response.body", "body": event, "more_body": False})
         else:
-            await self.replace(lost)
+            await self.replace(error)
 
     async def _go_on(self, message: Message) -> None:
         content, is_last = message.get("body", b""), not message.get("more_body", False)
         is_event = bool(content) and not content.startswith(COMMENT)
         if self._again and (is_event or is_last):
-            self._ignored = is_last or content != self._again.pop()
+            if is_last or content != self._again.pop():
+                await self.give_up(_lost())
             return
         if is_event and not self.is_settled:
             self._told.append(content)
@@ -158,6 +172,22 @@ class _Answer:
     def _settle(self) -> None:
         self.is_settled = True
         self._on_settled()
+
+
+def _is_over(headers: Headers, began_at: float) -> bool:
+    """Whether the client's own limit has passed."""
+    try:
+        return time.monotonic() - began_at >= float(headers.get(TIMEOUT_HEADER, "inf"))
+    except ValueError:  # Serve does not heed it either
+        return False
+
+
+def _lost() -> ServiceUnavailable:
+    return ServiceUnavailable("The service lost this request. Try again in a moment.")
+
+
+def _too_long() -> DeadlineExceeded:
+    return DeadlineExceeded("The request took longer than this server allows. Send a shorter recording.")
 
 
 def _is_stream(start: Message) -> bool:
@@ -179,7 +209,7 @@ def _meaning_of(status: int) -> Exception:
         case 404:  # the application has the route `/`: where nothing has it, it is not there
             return ServiceUnavailable("The service is starting. Try again in a moment.")
         case 408:
-            return DeadlineExceeded("The request took longer than this server allows. Send a shorter recording.")
+            return _too_long()
         case 429:
             return TooManyRequests("The service is at its capacity. Try again in a moment.")
         case 503:

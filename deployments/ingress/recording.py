@@ -17,18 +17,28 @@ async def read_blocks(blocks: Generator[Waveform, None, None], threads: Executor
     """
     loop = asyncio.get_running_loop()
     turn = threading.Lock()
+    unwanted = threading.Event()
 
     def draw() -> Waveform | None:
         with turn:
-            return next(blocks, None)
+            block = next(blocks, None)
+        if unwanted.is_set():
+            close()
+        return block
 
     def close() -> None:
-        with turn:  # a generator cannot be closed while it runs, and a thread cannot be cancelled
-            blocks.close()
+        # A generator cannot be closed while it runs, and a thread cannot be cancelled: then it closes it afterwards,
+        # and no second thread waits for it.
+        if turn.acquire(blocking=False):
+            try:
+                blocks.close()
+            finally:
+                turn.release()
 
     try:
         while (block := await loop.run_in_executor(threads, draw)) is not None:
             yield block
     finally:
+        unwanted.set()
         with suppress(RuntimeError):  # the application has ended
             threads.submit(close)

@@ -10,13 +10,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 from fastapi import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from deployments.ingress.deadline import Deadline
 from deployments.ingress.disconnect import disconnected, stop
 from deployments.ingress.errors import explain_error
 from deployments.ingress.formats import language_codes, logprobs_of, token_usage, warnings_header, warnings_list
-from deployments.observation.requests import current_record
+from deployments.observation.requests import CLIENT_GONE, current_record
 from deployments.transcription.transcript import Transcript, TranscriptWarning
 from deployments.transcription.utterance import Delta
 
@@ -24,6 +24,8 @@ KEEP_ALIVE_S = 15.0
 """Seconds without an event after which a comment is sent; proxies give up after 30 to 60."""
 FIRST_EVENT_S = 10.0
 """Seconds for which the first event may decide the status of the answer; then it is 200, and comments follow."""
+UNREAD_S = 30.0
+"""Seconds for which a client may leave what is sent to it unread once the deadline has come."""
 _KEEP_ALIVE = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
 
@@ -80,14 +82,25 @@ class EventStream(Response):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             async for frame in frames:
-                await send({"type": "http.response.body", "body": frame, "more_body": True})
+                await self._send_in_time(send, {"type": "http.response.body", "body": frame, "more_body": True})
             if not gone.done():
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send_in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
+        except TimeoutError:  # the server closes the connection of an answer without an end
+            current_record().status = CLIENT_GONE
         finally:
             await frames.aclose()
             await stop(self._following)  # a generator cannot be closed while it runs
             await self._items.aclose()
             await stop(gone)
+
+    async def _send_in_time(self, send: Send, message: Message) -> None:
+        """Send, to a client that reads.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        async with asyncio.timeout(max(self._deadline.remaining, 0.0) + UNREAD_S):
+            await send(message)
 
     async def _frames(self, gone: asyncio.Future[None], request: Request) -> AsyncGenerator[bytes, None]:
         try:

@@ -122,8 +122,10 @@ class Transcriber:
         async def hear(piece: Piece, turn: Turn | None, *, is_first: bool) -> Heard:
             try:
                 if turn is None:
-                    heard = await self._hear_patiently(piece, options, is_first=is_first)
-                    return await self._alignment.find_words(piece, heard, words)
+                    heard = await self._patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+                    return await self._patiently(
+                        lambda: self._alignment.find_words(piece, heard, words), is_first=is_first
+                    )
                 return await self._tell(piece, options, turn, is_first=is_first)
             finally:
                 window.release()
@@ -142,19 +144,35 @@ class Transcriber:
             forced=options.language,
         )
 
-    async def _hear_patiently(self, piece: Piece, options: DecodingOptions, *, is_first: bool) -> Heard:
-        return await _patiently(
-            lambda: self._guard.hear(piece, options), is_first=is_first, on_wait=lambda: self._on_retry("no_place")
-        )
+    async def _patiently(self, ask: Callable[[], Awaitable[Heard]], *, is_first: bool) -> Heard:
+        """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
+
+        The first piece is refused at once, so that callers learn soon that the service is full. The others wait until
+        there is a place, or until the caller gives up, which a request does at its deadline. A piece that replicas die
+        of is not asked for again: it may be to blame.
+        """
+        while True:
+            try:
+                return await ask()
+            except ServiceUnavailable as error:
+                if is_first or isinstance(error, ReplicaLost):
+                    raise
+                await self._wait_for_a_place(error)
+
+    async def _wait_for_a_place(self, refusal: ServiceUnavailable) -> None:
+        self._on_retry("no_place")
+        logger.warning("no place for a piece of a long recording, waiting %d s", refusal.retry_after_s)
+        await asyncio.sleep(refusal.retry_after_s)
 
     async def _tell(self, piece: Piece, options: DecodingOptions, turn: Turn, *, is_first: bool) -> Heard:
         """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
         try:
             answer, has_stopped = await self._say(piece, options, turn)
         except ServiceUnavailable as error:
-            if isinstance(error, ReplicaLost) or not turn.take_back():
+            if is_first or isinstance(error, ReplicaLost) or not turn.take_back():
                 raise
-            heard = await self._hear_patiently(piece, options, is_first=is_first)
+            await self._wait_for_a_place(error)
+            heard = await self._patiently(lambda: self._guard.hear(piece, options), is_first=False)
         else:
             if turn.take_back():
                 heard = await self._guard.check(piece, options, answer)
@@ -169,7 +187,8 @@ class Transcriber:
     async def _say(self, piece: Piece, options: DecodingOptions, turn: Turn) -> tuple[Transcription, bool]:
         """Pass on what the recognizer says until it goes round in circles; return its answer, and whether it did."""
         text, checked, has_stopped = "", 0, False
-        unsure: list[Delta] = []  # it may be the prompt that is heard
+        unsure: list[Delta] = []
+        may_echo = True  # it may be the prompt that is heard
         async with _closing(self._recognizer.stream(utterance_of(piece, options))) as items:
             async for item in items:
                 if isinstance(item, Transcription):
@@ -178,7 +197,8 @@ class Transcriber:
                 unsure.append(item)
                 if options.loop_detection and len(text) >= checked + _LOOP_CHECK_CHARS:
                     has_stopped, checked = has_stopped or has_loop(text), len(text)
-                if not has_stopped and not may_become_echo(text, options.prompt):
+                may_echo = may_echo and may_become_echo(text, options.prompt)
+                if not has_stopped and not may_echo:
                     turn.say(unsure)
                     unsure = []
         raise RuntimeError("the recognizer's stream ended without an answer")
@@ -191,24 +211,6 @@ async def _pieces(recording: AsyncIterator[Waveform], cutter: Cutter) -> AsyncGe
             yield piece
     for piece in await asyncio.to_thread(cutter.finish):
         yield piece
-
-
-async def _patiently(ask: Callable[[], Awaitable[Heard]], *, is_first: bool, on_wait: Callable[[], None]) -> Heard:
-    """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
-
-    The first piece is refused at once, so that callers learn soon that the service is full. The others wait until there
-    is a place, or until the caller gives up, which a request does at its deadline. A piece that replicas die of is not
-    asked for again: it may be to blame.
-    """
-    while True:
-        try:
-            return await ask()
-        except ServiceUnavailable as error:
-            if is_first or isinstance(error, ReplicaLost):
-                raise
-            on_wait()
-            logger.warning("no place for a piece of a long recording, waiting %d s", error.retry_after_s)
-            await asyncio.sleep(error.retry_after_s)
 
 
 @contextmanager

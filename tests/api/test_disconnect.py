@@ -65,7 +65,7 @@ def of_utterances(recognizer: HangingRecognizer, **settings: float) -> Service:
 class Call:
     """A request on its way through the application, whose client may leave or stop sending."""
 
-    def __init__(self, service: Service, *, sends_all: bool = True, **fields: str) -> None:
+    def __init__(self, service: Service, *, sends_all: bool = True, age: str = "0", **fields: str) -> None:
         fields = {"model": MODEL, **fields}
         parts = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{fields[name]}\r\n' for name in fields]
         parts.append('--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n')
@@ -79,7 +79,10 @@ class Call:
             "method": "POST",
             "path": TRANSCRIPTIONS,
             "query_string": b"",
-            "headers": [(b"content-type", b"multipart/form-data; boundary=x")],
+            "headers": [
+                (b"content-type", b"multipart/form-data; boundary=x"),
+                (b"x-asr-request-age-seconds", age.encode()),
+            ],
         }
         self.task = asyncio.ensure_future(service.app(scope, self._receive, self._send))
 
@@ -147,6 +150,16 @@ async def test_all_utterances_are_given_up_at_the_deadline(recognizer: HangingRe
     assert "retry-after" not in response.headers
     assert recognizer.all_wait.is_set()
     assert recognizer.waiting == 0
+
+
+async def test_a_second_replica_has_what_the_first_has_left_of_the_time(recognizer: HangingRecognizer) -> None:
+    service = of_utterances(recognizer, request_timeout_s=100)
+    for age, status in (("99.95", 504), ("later", 499)):
+        call = Call(service, age=age, sends_all=False)
+        await asyncio.sleep(0.2)
+        call.leave.set()
+        await asyncio.wait_for(call.task, 5)
+        assert call.status == status
 
 
 async def test_an_upload_that_stalls_ends_at_the_deadline(recognizer: HangingRecognizer) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from deployments.exceptions import InvalidRequest
+from deployments.exceptions import InvalidAudio, InvalidRequest
 from deployments.ingress.fetch import MAX_REDIRECTS, AddressInfo, fetch, is_public, public_socket
 from tests.api.fakes import AUDIO, Service, error_of
 
@@ -143,7 +143,8 @@ async def test_a_site_that_does_not_answer(site: Site) -> None:
         *("127.0.0.1", "localhost", "127.1", "0.0.0.0", "2130706433", "0x7f000001", "10.1.2.3", "172.16.0.1"),
         *("192.168.1.1", "169.254.169.254", "100.64.0.1", "224.0.0.1", "240.0.0.1", "255.255.255.255", "192.0.2.1"),
         *("[::1]", "[::]", "[fe80::1]", "[fc00::1]", "[ff02::1]", "[::ffff:127.0.0.1]", "[64:ff9b::7f00:1]"),
-        *("[2002:7f00:1::]", "[2001:db8::1]"),
+        *("[2002:7f00:1::]", "[2001:db8::1]", "[fec0::1]", "[feff::1]", "[::ffff:192.0.0.192]"),
+        *("192.0.0.8", "192.0.0.192", "168.63.129.16"),
     ],
 )
 async def test_addresses_that_are_not_public(site: Site, host: str) -> None:
@@ -226,6 +227,12 @@ async def test_a_request_with_a_url_that_fails(service: Service, site: Site) -> 
         "code": "invalid_value",
     }
     assert service.untouched
+
+
+async def test_what_is_wrong_with_the_recording_is_said_of_its_url(service: Service, site: Site) -> None:
+    service.decoder.error = InvalidAudio("There is no audio in it.")
+    error = error_of(await transcribe(service, url=f"{site.url}/a.wav"))
+    assert (error["message"], error["param"]) == ("There is no audio in it.", "url")
 
 
 async def test_either_file_or_url(service: Service, site: Site) -> None:

@@ -1,5 +1,6 @@
 """What Serve's proxy answers itself reaches clients in OpenAI's form."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
@@ -7,10 +8,12 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from deployments.ingress.proxy import ProxyMiddleware, middleware
+from deployments.ingress.request_age import age_of
 from tests.api.fakes import TRANSCRIPTIONS, Service, error_of
 
 FRESH = re.compile(r"req_[0-9a-f]{32}")
@@ -184,6 +187,10 @@ async def test_what_there_is_no_room_to_keep_is_not_sent_again_and_room_is_given
     assert replicas.received == [b"abc", b"abc", b"ab", b"ab"]
 
 
+def _scope() -> Scope:
+    return {"type": "http", "method": "POST", "path": TRANSCRIPTIONS, "headers": []}
+
+
 def _events(response: httpx.Response) -> list[str]:
     return [line.removeprefix("data: ") for line in response.text.split("\n") if line.startswith("data: ")]
 
@@ -204,6 +211,63 @@ async def test_or_ends_with_an_error_that_clients_understand(next_one: str) -> N
     assert json.loads(last)["error"]["code"] == "server_is_overloaded"
 
 
+async def test_the_error_comes_at_once_where_the_next_replica_says_something_else() -> None:
+    """Nobody waits for the rest of what will not be passed on."""
+    never, sent = asyncio.Event(), asyncio.Event()
+    replicas = Replicas("tell a b", "tell x")
+    last: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await replicas(scope, receive, send)
+        if len(replicas.received) == 2:
+            await never.wait()
+
+    async def send(message: Message) -> None:
+        if not message.get("more_body", True):
+            last.append(message)
+            sent.set()
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    call = asyncio.create_task(ProxyMiddleware(app)(_scope(), receive, send))
+    await asyncio.wait_for(sent.wait(), 5)
+    assert b"server_is_overloaded" in last[0]["body"]
+    never.set()
+    await call
+    assert len(last) == 1
+
+
+async def test_a_stream_that_serve_gave_up_at_the_clients_own_limit_is_not_begun_again() -> None:
+    replicas = Replicas("tell a", "tell a .")
+    response = await request(replicas, content=_upload(), headers={"x-request-timeout-seconds": "0.0"})
+    told, last = _events(response)
+    assert (told, json.loads(last)["error"]["code"]) == ("a", "deadline_exceeded")
+    assert len(replicas.received) == 1
+
+
+@pytest.mark.parametrize("sent", ["soon", "60", "inf"])
+async def test_a_limit_that_has_not_passed_changes_nothing(sent: str) -> None:
+    replicas = Replicas("tell a", "tell a .")
+    response = await request(replicas, content=_upload(), headers={"x-request-timeout-seconds": sent})
+    assert _events(response) == ["a"]
+    assert len(replicas.received) == 2
+
+
+async def test_the_next_replica_learns_how_long_it_has_been_on_its_way() -> None:
+    ages: list[float] = []
+    replicas = Replicas("die", "answer")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        ages.append(age_of(Headers(scope=scope)))
+        await asyncio.sleep(0.02)
+        await replicas(scope, receive, send)
+
+    assert (await request(app, content=_upload(), headers={"x-asr-request-age-seconds": "9"})).status_code == 200
+    assert ages[0] == 0, "what a client says of it is not passed on"
+    assert 0.02 <= ages[1] < 5
+
+
 async def test_any_other_answer_that_has_begun_is_left_for_the_server_to_cut() -> None:
     sent: list[Message] = []
 
@@ -217,8 +281,7 @@ async def test_any_other_answer_that_has_begun_is_left_for_the_server_to_cut() -
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"{", "more_body": True})
 
-    scope = {"type": "http", "method": "POST", "path": TRANSCRIPTIONS, "headers": []}
-    await ProxyMiddleware(app)(scope, receive, send)
+    await ProxyMiddleware(app)(_scope(), receive, send)
     assert [message.get("more_body") for message in sent] == [None, True]
 
 
@@ -228,12 +291,11 @@ async def test_nothing_is_done_again_for_a_client_that_has_left() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    scope = {"type": "http", "method": "POST", "path": TRANSCRIPTIONS, "headers": []}
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await ProxyMiddleware(replicas)(scope, receive, send)
+    await ProxyMiddleware(replicas)(_scope(), receive, send)
     assert len(replicas.received) == 1
     assert sent == []

@@ -93,6 +93,22 @@ async def test_cancelled_while_a_thread_is_at_it(blocks: Blocks) -> None:
     assert blocks.closed.is_set()
 
 
+async def test_one_that_is_given_up_holds_no_other_thread(blocks: Blocks) -> None:
+    blocks.may_go_on.clear()
+    with pool(2) as threads:
+        items = read_blocks(blocks(), threads)
+        drawing = asyncio.ensure_future(anext(items))
+        await asyncio.sleep(0.05)
+        drawing.cancel()
+        await asyncio.gather(drawing, return_exceptions=True)
+        others = [read_blocks(Blocks()(), threads) for _ in range(3)]
+        assert [(await asyncio.wait_for(anext(other), 1))[0] for other in others] == [0, 0, 0]
+        for other in others:
+            await other.aclose()
+        blocks.may_go_on.set()
+    assert blocks.closed.is_set()
+
+
 async def test_after_the_application_has_ended(blocks: Blocks) -> None:
     with pool() as threads:
         items = read_blocks(blocks(), threads)

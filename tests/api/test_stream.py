@@ -15,6 +15,7 @@ from openai.types.audio import TranscriptionTextDeltaEvent, TranscriptionTextDon
 
 from deployments.exceptions import EngineFailure, InvalidAudio, ServiceUnavailable
 from deployments.ingress import stream
+from deployments.observation.requests import RequestRecord
 from deployments.transcription.transcript import Transcript, TranscriptWarning, Usage
 from deployments.transcription.utterance import Delta, Token
 from tests.api.fakes import AUDIO, DELTAS, MODEL, TRANSCRIPT, TRANSCRIPTIONS, Service, error_of, served
@@ -38,6 +39,8 @@ class Connection:
         self._pieces: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.leave = asyncio.Event()
         self.broken = False
+        self.reads = asyncio.Event()
+        self.reads.set()
         scope = {
             "type": "http",
             "method": "POST",
@@ -56,6 +59,7 @@ class Connection:
     async def _send(self, message: Any) -> None:
         if self.broken:
             raise OSError("connection reset")
+        await self.reads.wait()
         self._pieces.put_nowait(message)
 
     async def next(self) -> dict[str, Any]:
@@ -353,6 +357,19 @@ async def test_a_connection_that_breaks_at_its_first_byte_closes_the_stream(serv
     with pytest.raises(OSError, match="connection reset"):
         await asyncio.wait_for(connection.task, 5)
     assert service.transcriber.closed.is_set()
+
+
+async def test_a_client_that_reads_nothing_is_left_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "KEEP_ALIVE_S", 0.01)
+    monkeypatch.setattr(stream, "UNREAD_S", 0.05)
+    ended: list[RequestRecord] = []
+    service = Service(request_timeout_s=0.5)
+    service.app = service.build(on_request_end=ended.append)
+    async with connected(service) as connection:
+        connection.reads.clear()
+        await asyncio.wait_for(connection.task, 5)
+        assert service.transcriber.closed.is_set()
+    assert [record.status for record in ended] == [499]
 
 
 async def test_a_server_that_cancels_closes_the_stream(service: Service) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from deployments.exceptions import EngineFailure, ServiceError, UnalignableLanguage
+from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, UnalignableLanguage
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
@@ -139,6 +139,13 @@ class TestWhenTheAlignerIsAsked:
         assert transcript.words == ()
         assert transcript.segments
         assert aligner is None or aligner.asked == []
+
+    async def test_again_where_it_has_no_place_for_a_piece(self) -> None:
+        refusals = [ServiceUnavailable("Full.", retry_after_s=0) for _ in range(3)]
+        recognizer = FakeRecognizer()
+        aligner = FakeAligner(lambda text, _: refusals.pop() if "2" in text and refusals else None)
+        assert len((await transcribe(recognizer, aligner)).words) == 8
+        assert (len(recognizer.heard), len(aligner.asked)) == (4, 7), "what was heard stands"
 
     async def test_not_for_streams(self) -> None:
         aligner = FakeAligner()

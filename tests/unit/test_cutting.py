@@ -1,5 +1,6 @@
 """Recordings are cut where nobody speaks, and nothing that is said is lost or said twice."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.audio.cutting import Cutter, Piece, halve, quietest
+from deployments.audio.cutting import LONG_PAUSE_S, Cutter, Piece, halve, quietest
 from deployments.audio.speech import FRAME_S, Span, SpeechFinder, SpeechOptions
 from deployments.transcription.utterance import SAMPLE_RATE
 from tests.listening import Loudness, cut, recorded, said, silence
@@ -70,6 +71,14 @@ def test_a_long_pause_is_left_out() -> None:
     assert times(cut(recorded(5, 2, 10, 2, 3600, 2, 5), limit_s=30)) == [(4.7, 7.3), (16.7, 19.3), (3618.7, 3621.3)]
 
 
+@pytest.mark.parametrize("silence_s", [0.2, 3, 10, 60])
+def test_however_long_a_pause_may_be_within_speech_a_long_one_is_left_out(silence_s: float) -> None:
+    pieces = cut(recorded(0, 40, 50, 10), options=SpeechOptions(silence_s=silence_s))
+    assert times(pieces)[-1] == (89.7, 100.0)
+    assert all(np.abs(piece.waveform).max() > 0 for piece in pieces)
+    assert times(pieces)[-2][1] == pytest.approx(40, abs=0.4)
+
+
 def test_pieces_come_as_soon_as_they_are_certain() -> None:
     cutter = Cutter(Loudness(), limit_s=30, options=SpeechOptions())
     assert cutter.push(recorded(0, 20)) == []
@@ -109,7 +118,7 @@ OPTIONS = st.builds(
 def test_any_recording(lengths: list[float], limit_s: float, options: SpeechOptions, blocks: list[float]) -> None:
     waveform = recorded(*lengths)
     pieces = cut(waveform, limit_s=limit_s, options=options, blocks=blocks)
-    finder = SpeechFinder(Loudness(), options)
+    finder = SpeechFinder(Loudness(), replace(options, silence_s=min(options.silence_s, LONG_PAUSE_S)))
     spans = [*finder.push(waveform), *finder.finish()]
     duration = len(waveform) / SAMPLE_RATE
 

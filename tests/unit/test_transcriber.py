@@ -280,6 +280,10 @@ class TestLongRecordings:
         monkeypatch.setattr(asyncio, "sleep", note)
         assert (await transcribe(FakeRecognizer(say), FOUR_PIECES)).text == "Number 0. Number 1. Number 2. Number 3."
         assert waited.count(3) == 20
+        waited.clear()
+        _, transcript = await stream(FakeRecognizer(say), FOUR_PIECES)
+        assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
+        assert waited.count(3) == 20
 
     async def test_the_first_piece_is_refused_at_once(self) -> None:
         recognizer = FakeRecognizer(lambda *_: ServiceUnavailable("Full."))
@@ -287,6 +291,7 @@ class TestLongRecordings:
             await transcribe(recognizer, said(2))
         with pytest.raises(ServiceUnavailable):
             await stream(recognizer, said(2))
+        assert len(recognizer.heard) == 2, "nobody asks twice"
 
     async def test_a_piece_that_replicas_die_of_is_not_asked_for_again(self) -> None:
         killed: list[Utterance] = []

@@ -11,7 +11,7 @@ from transformers import Qwen3Config
 
 from deployments.asr import device as module
 from deployments.asr.cache import SlotCache, slot_bytes
-from deployments.asr.device import choose_device, choose_piece, choose_slots, choose_threads
+from deployments.asr.device import choose_admission, choose_device, choose_piece, choose_slots, choose_threads
 from deployments.exceptions import CheckpointError
 from deployments.settings import Settings
 
@@ -67,6 +67,16 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu(monkeypatch: pytest.MonkeyPatch
 def test_threads_are_those_that_were_set() -> None:
     assert choose_threads(Settings(torch_threads=3), CPU) == 3
     assert choose_threads(Settings(), torch.device("cuda")) == 1
+
+
+def test_a_gpu_encodes_together_what_it_has_memory_for() -> None:
+    gpu = torch.device("cuda")
+    assert choose_admission(Settings(), torch.bfloat16, CPU, 2**40) == 10
+    assert choose_admission(Settings(), torch.bfloat16, gpu, 2**40) == 600
+    assert choose_admission(Settings(), torch.bfloat16, gpu, 1.4e9) == 100, "of a card of 12 GB with the 1.7B model"
+    assert choose_admission(Settings(), torch.float32, gpu, 1.4e9) == 50
+    assert choose_admission(Settings(), torch.bfloat16, gpu, 0) == 30
+    assert choose_admission(Settings(admission_s=7), torch.bfloat16, gpu, 2**40) == 7
 
 
 def test_prompts_are_read_in_pieces_where_that_is_faster() -> None:

@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, cast
@@ -22,6 +23,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
 from deployments.asr.request import Request
 from deployments.asr.sampling import _probabilities, sample
+from deployments.asr.sequence import Sequence
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ReplicaLost, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
@@ -554,3 +556,51 @@ def test_what_does_not_loop_is_decoded_as_ever(engine: Engine) -> None:
     for answer, free in zip(_transcribed(engine.transcribe(watched)), expected, strict=True):
         assert free.text.startswith(answer.text)
         assert answer.finish_reason == "repetition" or answer == pytest.approx(free)
+
+
+def test_a_failed_step_takes_no_place_from_the_one_that_is_read(
+    endless: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is encoded again, in stretches between which others might join."""
+    endless.stop()  # steps by hand from here
+    running = [Request(make_utterance(noise(1 + i / 10), max_new_tokens=90)) for i in range(4)]
+    read, waiting = (Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (12.0, 12.1))
+    decode, fails = endless._runner.decode, [True]
+
+    def fail_once(*args: Any, reading: Sequence | None = None, **kwargs: Any) -> torch.Tensor:
+        if reading is not None and fails:
+            fails.clear()
+            raise RuntimeError("out of memory")
+        return decode(*args, reading=reading, **kwargs)
+
+    with torch.inference_mode():
+        endless.submit(running)
+        endless.step()
+        endless.submit([read])
+        endless.step()
+        assert [sequence.request for sequence in endless._reading] == [read]
+        endless.submit([waiting])
+        monkeypatch.setattr(endless._runner, "decode", fail_once)
+        endless.step()
+    assert not fails
+    assert [sequence.request for sequence in endless._running] == [*running, read]
+    assert endless.load.waiting == 1
+    assert all(len(sequence.prompt) == 0 for sequence in endless._running), "it is in the cache"
+    assert not any(request.future.done() for request in (*running, read, waiting))
+
+
+def test_a_step_has_time_for_the_prompt_that_is_read_in_it(endless: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless.stop()  # steps by hand from here
+    working, seconds = endless._health.working, []
+
+    def note(audio_s: float) -> AbstractContextManager[None]:
+        seconds.append(audio_s)
+        return working(audio_s)
+
+    monkeypatch.setattr(endless._health, "working", note)
+    with torch.inference_mode():
+        for duration in (1.0, 12.0):
+            endless.submit([Request(make_utterance(noise(duration), max_new_tokens=90))])
+            endless.step()
+        endless.step()
+    assert seconds == [1.0, 12.0, 12.0]
