@@ -1,26 +1,17 @@
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from benchmarks.random_checkpoint import write_native, write_original
 from deployments.aligner.checkpoint import load_aligner
 from deployments.aligner.model import AlignerModel
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 from deployments.transcription.words import Reading
+from tests.unit.tiny_models import noise, one_thread
+
+__all__ = ["one_thread"]
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The models here are so small that a second thread only costs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +36,6 @@ def model(native_folder: Path) -> AlignerModel:
 
 def load(folder: Path) -> AlignerModel:
     return AlignerModel(load_aligner(str(folder), dtype=torch.float32, device=CPU))
-
-
-def noise(seconds: float, *, seed: int = 0) -> Waveform:
-    """Loud noise that the random model answers differently for every seed."""
-    rng = np.random.default_rng(seed)
-    samples: Waveform = rng.normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
-    return samples
 
 
 READINGS = (

@@ -11,7 +11,8 @@ from deployments.aligner.model import AlignerModel
 from deployments.aligner.words import split
 from deployments.exceptions import EngineFailure, UnalignableLanguage
 from deployments.transcription.words import Reading, Word
-from tests.unit.aligner.conftest import READINGS, load, noise
+from tests.unit.aligner.conftest import READINGS, load
+from tests.unit.tiny_models import noise
 
 
 @torch.inference_mode()

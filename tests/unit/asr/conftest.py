@@ -2,7 +2,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,16 +9,10 @@ from benchmarks.random_checkpoint import write_native, write_original
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance, Waveform
+from deployments.transcription.utterance import Utterance, Waveform
+from tests.unit.tiny_models import one_thread
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The models here are so small that a second thread only costs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +41,6 @@ def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
     engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0, piece_tokens=8).start()
     yield engine
     engine.stop()
-
-
-def noise(seconds: float, *, seed: int = 0) -> Waveform:
-    """Loud noise that the random model answers differently for every seed."""
-    rng = np.random.default_rng(seed)
-    samples: Waveform = rng.normal(0.0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
-    return samples
 
 
 def make_utterance(waveform: Waveform, **options: Any) -> Utterance:

@@ -15,7 +15,8 @@ from deployments.asr.request import Request
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Delta, Transcription
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 TOKENIZER = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
 PROMPT = Prompt(TOKENIZER)

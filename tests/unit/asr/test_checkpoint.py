@@ -13,7 +13,7 @@ from deployments.asr.checkpoint_files import check_files
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.features import LogMel
 from deployments.exceptions import CheckpointError
-from tests.unit.asr.conftest import noise
+from tests.unit.tiny_models import noise
 
 CPU = torch.device("cpu")
 

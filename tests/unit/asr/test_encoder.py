@@ -13,7 +13,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.features import LogMel
 from deployments.served_model import DEMO_CHECKPOINT
-from tests.unit.asr.conftest import noise
+from tests.unit.tiny_models import noise
 
 
 @pytest.fixture(scope="module")

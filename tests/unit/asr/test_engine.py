@@ -28,7 +28,8 @@ from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, 
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 TOKENS = 24
 

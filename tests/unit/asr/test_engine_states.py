@@ -12,7 +12,8 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 LENGTHS = ((0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20), (17.0, 8))
 """Seconds of sound, and tokens of the answer."""

@@ -9,7 +9,8 @@ from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
 from deployments.asr.graphs import doubling
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 
 def test_buckets_reach_the_last_size() -> None:

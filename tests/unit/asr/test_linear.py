@@ -23,7 +23,8 @@ from deployments.asr.linear import (
 )
 from deployments.exceptions import CheckpointError
 from deployments.transcription.utterance import Transcription
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 CPU = torch.device("cpu")
 

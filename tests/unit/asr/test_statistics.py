@@ -11,7 +11,8 @@ from deployments.asr.request import Request
 from deployments.asr.statistics import Group, Load, Statistics
 from deployments.exceptions import EngineFailure, InvalidAudio
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 
 @pytest.fixture

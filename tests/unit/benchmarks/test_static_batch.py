@@ -11,7 +11,8 @@ from deployments.asr.engine import Engine
 from deployments.exceptions import InvalidRequest
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import make_utterance, noise
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 SECONDS = [0.3, 1.0, 1.27, 3.21, 5.0, 9.9]
 
