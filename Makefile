@@ -28,9 +28,9 @@ setup: .venv/.dev  ## install everything, for developing
 
 serve: .venv/.serve  ## serve the model of CONFIG (serve_config.yaml) on HOST:PORT
 	@mkdir -p .build
-	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' $(CONFIG) > .build/serve_config.yaml
-	@$(BIN)/python -m deployments.check .build/serve_config.yaml
-	@exec $(BIN)/python -m deployments.run .build/serve_config.yaml
+	@sed -e 's/^  host: .*/  host: $(HOST)/' -e 's/^  port: .*/  port: $(PORT)/' $(CONFIG) > .build/serve_config.$(PORT).yaml
+	@$(BIN)/python -m deployments.check .build/serve_config.$(PORT).yaml
+	@exec $(BIN)/python -m deployments.run .build/serve_config.$(PORT).yaml
 
 baseline: .venv/.serve  ## serve it with plain generate, to compare with
 	@mkdir -p .build

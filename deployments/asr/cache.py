@@ -56,6 +56,13 @@ class SlotCache:
         """Copy a row to another slot."""
         self._entries[:, target, :, :tokens] = self._entries[:, source, :, :tokens]
 
+    def clear(self, slot: int, tokens: int) -> None:
+        """Forget the first tokens of a slot.
+
+        Who is there next attends with weight 0 to what is left of the one before, and 0 times NaN is NaN.
+        """
+        self._entries[:, slot, :, :tokens] = 0
+
 
 def _mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Zeros that take memory as they are written to.

@@ -167,6 +167,8 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         self._remove([sequence for sequence in self._running if sequence.future.cancelled()])
+        if self._reading and self._reading[0].future.cancelled():
+            self._runner.cache.clear(len(self._running), self._reading[0].read)
         self._reading = deque(sequence for sequence in self._reading if not sequence.future.cancelled())
 
     def _next_group(self) -> list[Sequence]:
@@ -345,6 +347,8 @@ class Engine:
         rows = len(self._running)
         for sequence in sequences:
             hole = self._running.index(sequence)
+            if not sequence.is_answered:
+                self._runner.cache.clear(hole, sequence.position + 1)
             last = self._running.pop()
             if last is not sequence:
                 self._runner.cache.move(len(self._running), hole, last.position)

@@ -50,6 +50,11 @@ class Sequence:
         return self.request.future
 
     @property
+    def is_answered(self) -> bool:
+        """Whether it has a transcription, and so had nothing but finite numbers."""
+        return self.future.done() and not self.future.cancelled() and self.future.exception() is None
+
+    @property
     def due_at(self) -> float:
         """On the monotonic clock: who is due first joins first."""
         return self.request.arrived_at + self.utterance.duration

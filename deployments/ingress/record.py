@@ -39,11 +39,14 @@ class RecordMiddleware:
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
-            await send(message)
+            # Noted before it is sent: a server ends those it has an early refusal for while that goes out.
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if status >= 400:
+                    record.status = status
             elif not message.get("more_body", False) and record.status == CLIENT_GONE:
                 record.status = status
+            await send(message)
 
         began_at = time.monotonic()
         try:

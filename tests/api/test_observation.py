@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from ray._common.formatters import JSONFormatter
+from starlette.types import Message, Receive, Scope, Send
 
 from deployments.exceptions import DeadlineExceeded, InvalidAudio
 from deployments.observation.requests import RequestRecord
@@ -95,6 +96,28 @@ async def test_a_client_that_has_gone_is_a_499(service: Service, ended: list[Req
     call.cancel()
     await asyncio.wait([call])
     assert [record.status for record in ended] == [499]
+
+
+@pytest.mark.parametrize("cancelled_at", ["http.response.start", "http.response.body"])
+async def test_a_refusal_that_the_server_cuts_short_is_what_it_is(
+    ended: list[RequestRecord], cancelled_at: str
+) -> None:
+    """Serve ends a request whose answer has come before its upload was read."""
+    service = _observed(ended, max_upload_bytes=1000)
+    app = service.app
+
+    async def cutting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def cut(message: Message) -> None:
+            if message["type"] == cancelled_at:
+                raise asyncio.CancelledError
+            await send(message)
+
+        await app(scope, receive, cut)
+
+    service.app = cutting
+    with pytest.raises(asyncio.CancelledError):
+        await service.transcribe(file=("a", b"x" * 2000))
+    assert [record.status for record in ended] == [413]
 
 
 async def test_other_routes_are_not_recorded(service: Service, ended: list[RequestRecord]) -> None:

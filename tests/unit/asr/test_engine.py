@@ -22,6 +22,7 @@ from transformers import (
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine, token_budget
 from deployments.asr.request import Request
+from deployments.asr.result import result_of
 from deployments.asr.sampling import _probabilities, sample
 from deployments.asr.sequence import Sequence
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ReplicaLost, ServiceError
@@ -32,6 +33,7 @@ from tests.unit.asr.conftest import make_utterance
 from tests.unit.tiny_models import noise
 
 TOKENS = 24
+NAN = float("nan")
 
 
 def _utterances() -> list[Utterance]:
@@ -605,3 +607,40 @@ def test_a_step_has_time_for_the_prompt_that_is_read_in_it(endless: Engine, monk
             endless.step()
         endless.step()
     assert seconds == [1.0, 12.0, 12.0]
+
+
+def _fails_and_goes(engine: Engine, monkeypatch: pytest.MonkeyPatch, *, leaves: bool) -> None:
+    """A long utterance whose audio is encoded to NaN, which is in the cache when it fails, or is cancelled."""
+    fill_in = engine._runner._fill_in
+    with monkeypatch.context() as patch, torch.inference_mode():
+        patch.setattr(
+            engine._runner, "_fill_in", lambda sequence, prompt, audio: fill_in(sequence, prompt, audio * NAN)
+        )
+        if leaves:
+            patch.setattr(engine, "_choose", lambda rows, _: [(0, -1.0)] * len(rows))
+        request = Request(make_utterance(noise(12.0), max_new_tokens=9))
+        engine.submit([request])
+        for _ in range(3):
+            engine.step()
+            if leaves:
+                request.future.cancel()
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+@pytest.mark.parametrize("reads_in_pieces", [False, True])
+def test_who_gets_the_slot_of_a_row_without_finite_numbers_is_well(
+    checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch, leaves: bool, reads_in_pieces: bool
+) -> None:
+    engine = Engine(checkpoint, slots=3, slot_tokens=1024, admission_s=30.0, piece_tokens=8)
+    other = Request(make_utterance(noise(1.0), max_new_tokens=90))
+    if reads_in_pieces:  # into the slot behind a running one
+        with torch.inference_mode():
+            engine.submit([other])
+            engine.step()
+    _fails_and_goes(engine, monkeypatch, leaves=leaves)
+    requests = [Request(make_utterance(noise(seconds), max_new_tokens=9)) for seconds in (1.5, 9.0)]
+    engine.submit(requests)
+    with torch.inference_mode():
+        for _ in range(120):
+            engine.step()
+    assert all(isinstance(result_of(request.future), Transcription) for request in requests)
