@@ -62,7 +62,8 @@ def test_it_ends_with_everything_it_started_after_its_last_answer(tmp_path: Path
 def test_batching_changes_in_place(service: Service, tmp_path: Path) -> None:
     replicas = _asr_replicas(service)
     assert len(replicas) == 1
-    config = yaml.safe_load((ROOT / ".build" / "serve_config.yaml").read_text())
+    port = service.url.rsplit(":", 1)[1]
+    config = yaml.safe_load((ROOT / ".build" / f"serve_config.{port}.yaml").read_text())
     (asr,) = [d for d in config["applications"][0]["deployments"] if d["name"] == "ASR"]
     asr["user_config"] = {"max_batch_size": 3, "batch_wait_timeout_s": 0.02}
     changed = tmp_path / "serve_config.yaml"

@@ -28,7 +28,9 @@ from deployments.settings import Settings
 from tests import manifests, serve_config
 from tests.manifests import K8S, OVERLAYS, ROOT, Manifest, check_builtin, check_pod_template, pod_templates, render, the
 
-SCHEMA = yaml.safe_load((ROOT / "tests" / "data" / "rayservice.schema.yaml").read_text(encoding="utf-8"))
+SCHEMAS = [yaml.safe_load((ROOT / "tests" / "data" / "rayservice.schema.yaml").read_text(encoding="utf-8"))]
+if definition := os.environ.get("RAYSERVICE_CRD"):  # KubeRay's own, whole, where it is at hand
+    SCHEMAS.append(manifests.schema_of(Path(definition)))
 COMPONENTS = sorted(path.parent for path in K8S.glob("components/*/kustomization.yaml"))
 CUSTOM = {"RayService", "PodMonitor"}
 KEYS = "/etc/asr-keys/api-keys"
@@ -67,7 +69,8 @@ def serve_config_of(rendered: list[Manifest], tmp_path: Path) -> tuple[dict[str,
 
 def check(rendered: list[Manifest]) -> None:
     """Check all manifests strictly."""
-    jsonschema.Draft202012Validator(SCHEMA).validate(the("RayService", rendered))
+    for schema in SCHEMAS:
+        jsonschema.Draft202012Validator(schema).validate(the("RayService", rendered))
     for template in pod_templates(rendered).values():
         check_pod_template(template)
     for manifest in rendered:
