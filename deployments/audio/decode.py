@@ -69,6 +69,15 @@ def decode_blocks(source: BinaryIO, *, max_duration_s: float) -> Generator[Wavef
         raise refusals.too_short(MIN_DURATION_S)
 
 
+def for_model(waveform: Waveform) -> Waveform:
+    """What a model is given of a recording: within full scale, and without an offset that outweighs its sound.
+
+    Models hear words in such an offset. Anything else reaches them as it is.
+    """
+    mean = float(waveform.mean(dtype=np.float64))
+    return within_full_scale(waveform - np.float32(mean) if abs(mean) > float(waveform.std()) else waveform)
+
+
 def within_full_scale(waveform: Waveform) -> Waveform:
     """Divide what leaves [-1, 1] by its peak: the rule of the `qwen-asr` package."""
     peak = max(float(waveform.max()), -float(waveform.min()))

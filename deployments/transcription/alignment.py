@@ -4,7 +4,7 @@ import logging
 from dataclasses import replace
 
 from deployments.audio.cutting import Piece
-from deployments.audio.decode import within_full_scale
+from deployments.audio.decode import for_model
 from deployments.exceptions import UnalignableLanguage
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning
@@ -70,7 +70,7 @@ async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
         raise UnalignableLanguage("There are no word times where the language is not known.")
     check_alignable(language)
     begin, end = (round((time - piece.start) * SAMPLE_RATE) for time in (part.start, part.end))
-    words = await aligner.align(within_full_scale(piece.waveform[begin:end]), text, language)
+    words = await aligner.align(for_model(piece.waveform[begin:end]), text, language)
     return tuple(
         Word(
             text[first:last] or word.text,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 
 from deployments.audio.cutting import Piece, halve
-from deployments.audio.decode import within_full_scale
+from deployments.audio.decode import for_model
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning, WarningCode
@@ -201,7 +201,7 @@ def is_looping(answer: Transcription, options: DecodingOptions) -> bool:
 
 def utterance_of(piece: Piece, options: DecodingOptions) -> Utterance:
     """What the recognizer is asked to transcribe."""
-    return Utterance(within_full_scale(piece.waveform), options)
+    return Utterance(for_model(piece.waveform), options)
 
 
 def _ran_out(answer: Transcription, options: DecodingOptions) -> bool:

@@ -285,6 +285,14 @@ class TestLongRecordings:
         assert transcript.text == "Number 0. Number 1. Number 2. Number 3."
         assert waited.count(3) == 20
 
+    @pytest.mark.parametrize(("offset", "given"), [(0.0, 0.0), (0.02, 0.02), (0.5, 0.0), (3.0, 0.0)])
+    async def test_an_offset_louder_than_the_sound_is_not_given_to_the_model(self, offset: float, given: float) -> None:
+        recognizer = FakeRecognizer()
+        sound = said(2)
+        await transcribe(recognizer, sound + np.float32(offset))
+        (heard,) = recognizer.heard
+        assert np.allclose(heard.waveform, sound + np.float32(given), atol=1e-5)
+
     async def test_the_first_piece_is_refused_at_once(self) -> None:
         recognizer = FakeRecognizer(lambda *_: ServiceUnavailable("Full."))
         with pytest.raises(ServiceUnavailable):
