@@ -113,7 +113,7 @@ def encode(
         rate: samples per second of the file; each kind has one that suits it.
         channels: how often a mono waveform is repeated.
         video_s: length of the picture of video kinds, by default that of the sound.
-        delay_s: how much later than the picture the sound of video kinds begins.
+        delay_s: how much later than the file, or its picture, the sound begins.
         piped: write as into a pipe, so that no header learns how long the file became.
     """
     how = KINDS[kind]
@@ -130,7 +130,7 @@ def encode(
         if how.bit_rate is not None:
             sound.codec_context.bit_rate = how.bit_rate
         if picture is None:
-            _write_sound(container, sound, waveform)
+            _write_sound(container, sound, waveform, round(delay_s * rate))
         else:
             _write_both(container, sound, waveform, picture, video_s or waveform.shape[1] / rate, delay_s)
     return bytes(target.written) if isinstance(target, _Pipe) else target.getvalue()
@@ -149,9 +149,9 @@ def encode_picture_only(kind: str, seconds: float = 1.0) -> bytes:
     return target.getvalue()
 
 
-def _write_sound(container: OutputContainer, sound: AudioStream, waveform: NDArray[np.float32]) -> None:
+def _write_sound(container: OutputContainer, sound: AudioStream, waveform: NDArray[np.float32], later: int) -> None:
     for start in range(0, waveform.shape[1], 4096):
-        container.mux(sound.encode(_frame(waveform[:, start : start + 4096], sound.rate, start)))
+        container.mux(sound.encode(_frame(waveform[:, start : start + 4096], sound.rate, start + later)))
     container.mux(sound.encode(None))
 
 

@@ -51,7 +51,9 @@ def _read_promise(container: InputContainer, track: AudioStream, source: BinaryI
         return Promise(seconds, "samples") if seconds is not None else None
     clock: Literal["samples", "track", "container"]
     if kind in _ONE_LENGTH_FOR_ALL and container.duration is not None:
-        seconds = container.duration / _MICROSECONDS
+        # Matroska counts from zero, wherever its first track begins.
+        begins = max(container.start_time or 0, 0) if kind == "matroska" else 0
+        seconds = (container.duration - begins) / _MICROSECONDS
         clock = "container" if len(container.streams) > 1 else "track"
     elif track.duration is not None and track.time_base is not None:
         seconds = float(track.duration * track.time_base)

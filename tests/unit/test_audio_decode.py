@@ -289,6 +289,12 @@ class TestCutOff:
         assert error.message.startswith("The file is truncated: its header promises ")
         assert error.message.endswith(" could be decoded. Upload it again.")
 
+    @pytest.mark.parametrize("kind", ["webm", "mka"])
+    def test_a_track_that_begins_late_is_whole(self, kind: str) -> None:
+        data = encode(tone(5), kind, delay_s=10.0)
+        assert len(decode_bytes(data)) == pytest.approx(5 * SAMPLE_RATE, abs=0.05 * SAMPLE_RATE)
+        assert refusal(data[: len(data) // 2]).message.startswith("The file is truncated")
+
     def test_says_how_much_is_there(self) -> None:
         data = riff(pcm_format(), int16(tone(5)), size=10 * 2 * SAMPLE_RATE)
         assert refusal(data).message == (
