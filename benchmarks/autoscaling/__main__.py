@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--max-replicas", type=int, default=8)
     parser.add_argument("--start-s", type=float, default=60.0, help="until a new replica is ready")
     parser.add_argument("--requests", type=float, nargs="*", default=[16.0, 32.0], help="targets of the request policy")
-    parser.add_argument("--within-s", type=float, nargs="*", default=[15.0], help="`within_s` of our policy")
+    parser.add_argument("--within-s", type=float, nargs="*", default=[10.0], help="`within_s` of our policy")
     parser.add_argument("--traces", nargs="*", help="only these, by name")
     parser.add_argument("--save", metavar="NAME", help="write benchmarks/results/NAME.json")
     asked = parser.parse_args()
