@@ -106,7 +106,7 @@ def measure(job: Job) -> list[list[Cell]]:
         print(f"{job.variant}: {layout}", flush=True)
     on_gpu = job.device.type == "cuda"
     memory = (torch.cuda.memory_reserved() if on_gpu else psutil.Process().memory_info().rss) / 2**30
-    floor = 1e3 * weights * bytes_each / _read_bandwidth(job.device)
+    floor = 1e3 * weights * bytes_each / read_bandwidth(job.device)
     table: list[list[Cell]] = []
     for rows in job.rows:
         stages = _generate(checkpoint, rows) if job.variant == "generate" else _engine(job, checkpoint, rows)
@@ -136,26 +136,27 @@ def _engine(job: Job, checkpoint: Checkpoint, rows: int) -> Stages:
         graphs=job.variant in ("graphs", "compiled"),
         compiled=job.variant == "compiled",
     )
-    sequences = [_sequence(runner, prompt, seed) for seed in range(rows)]
+    sequences = [noise_sequence(runner, prompt, seed) for seed in range(rows)]
     together = rows if job.device.type == "cuda" else 1
     groups = [sequences[first : first + together] for first in range(0, rows, together)]
     runner.encode(groups[0])
     runner.prefill(groups[0], first_slot=0)
-    encode = sum(_ms(lambda g=group: runner.encode(g)) for group in groups)  # type: ignore[misc]
+    encode = sum(milliseconds(lambda g=group: runner.encode(g)) for group in groups)  # type: ignore[misc]
 
     def read_prompts() -> None:
         for index, group in enumerate(groups):
-            _choose(runner.prefill(group, first_slot=index * together), group)
+            choose_next(runner.prefill(group, first_slot=index * together), group)
 
     def step() -> None:
-        _choose(runner.decode(sequences), sequences)
+        choose_next(runner.decode(sequences), sequences)
 
-    prefill = _ms(read_prompts)
+    prefill = milliseconds(read_prompts)
     step()
-    return Stages(encode, prefill, statistics.median(_ms(step) for _ in range(STEPS)))
+    return Stages(encode, prefill, statistics.median(milliseconds(step) for _ in range(STEPS)))
 
 
-def _choose(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+def choose_next(logits: torch.Tensor, sequences: list[Sequence]) -> None:
+    """Append each row's next token."""
     for sequence, token, logprob in zip(sequences, *sample(logits, sequences), strict=True):
         sequence.append(token, logprob)
 
@@ -207,7 +208,8 @@ class _Clock(StoppingCriteria):
         return ended
 
 
-def _sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
+def noise_sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
+    """Ten seconds of noise as the engine takes them."""
     utterance = Utterance(_waveform(seed))
     tokens = runner.encoder.tokens(len(utterance.waveform))
     return Sequence(
@@ -223,7 +225,8 @@ def _waveform(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, 0.1, round(CLIP_S * SAMPLE_RATE)).astype(np.float32)
 
 
-def _ms(work: Callable[[], object]) -> float:
+def milliseconds(work: Callable[[], object]) -> float:
+    """How long it takes, the device included."""
     wait = torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
     wait()
     started = time.perf_counter()
@@ -237,10 +240,10 @@ def _decode_weights(checkpoint: Checkpoint) -> int:
     return sum(weight.numel() for weight in checkpoint.model.model.language_model.parameters())
 
 
-def _read_bandwidth(device: torch.device) -> float:
+def read_bandwidth(device: torch.device) -> float:
     """Bytes per second of a pass over memory that no cache holds; the best of five."""
     block = torch.ones((2**32 if device.type == "cuda" else 2**28) // 4, device=device)
-    return block.nbytes / min(1e-3 * _ms(block.sum) for _ in range(6))
+    return block.nbytes / min(1e-3 * milliseconds(block.sum) for _ in range(6))
 
 
 def _parser() -> argparse.ArgumentParser:
