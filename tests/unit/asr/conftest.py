@@ -1,13 +1,15 @@
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from transformers import AutoProcessor
 
 from benchmarks.random_checkpoint import write_native, write_original
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
+from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Utterance, Waveform
 from tests.unit.tiny_models import one_thread
@@ -46,3 +48,15 @@ def engine(checkpoint: Checkpoint) -> Iterator[Engine]:
 def make_utterance(waveform: Waveform, **options: Any) -> Utterance:
     """An utterance with its `DecodingOptions` written out. Random models loop, and are let."""
     return Utterance(waveform, DecodingOptions(**({"loop_detection": False} | options)))
+
+
+def by_plain_generate(checkpoint: Checkpoint, utterance: Utterance) -> str:
+    """The independent reference: the released processor and `generate`, one utterance, nothing of ours."""
+    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
+    inputs = processor.apply_transcription_request(
+        utterance.waveform, language=utterance.options.language, prompt=utterance.options.prompt
+    )
+    output = checkpoint.model.generate(**inputs, max_new_tokens=utterance.options.max_new_tokens, do_sample=False)
+    answer = output[0, inputs["input_ids"].shape[1] :]
+    text = processor.decode(answer, return_format="transcription_only")
+    return cast(str, text)

@@ -29,7 +29,7 @@ from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, 
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
-from tests.unit.asr.conftest import make_utterance
+from tests.unit.asr.conftest import by_plain_generate, make_utterance
 from tests.unit.tiny_models import noise
 
 TOKENS = 24
@@ -49,18 +49,6 @@ def _utterances() -> list[Utterance]:
     ]
 
 
-def _by_plain_generate(checkpoint: Checkpoint, utterance: Utterance) -> str:
-    """The independent reference: the released processor and `generate`, one utterance, nothing of ours."""
-    processor = AutoProcessor.from_pretrained(DEMO_CHECKPOINT)
-    inputs = processor.apply_transcription_request(
-        utterance.waveform, language=utterance.options.language, prompt=utterance.options.prompt
-    )
-    output = checkpoint.model.generate(**inputs, max_new_tokens=utterance.options.max_new_tokens, do_sample=False)
-    answer = output[0, inputs["input_ids"].shape[1] :]
-    text = processor.decode(answer, return_format="transcription_only")
-    return cast(str, text)
-
-
 def _transcribed(results: list[Transcription | ServiceError]) -> list[Transcription]:
     for result in results:
         if isinstance(result, ServiceError):
@@ -68,12 +56,12 @@ def _transcribed(results: list[Transcription | ServiceError]) -> list[Transcript
     return cast(list[Transcription], results)
 
 
-def test_the_same_tokens_alone_in_any_batch_and_by_plain_generate(engine: Engine, reference: Checkpoint) -> None:
+def test_the_same_tokens_alone_in_any_batch_andby_plain_generate(engine: Engine, reference: Checkpoint) -> None:
     utterances = _utterances()
     alone = [_transcribed(engine.transcribe([utterance]))[0] for utterance in utterances]
     assert len({answer.text for answer in alone}) > len(utterances) // 2, "the model must tell utterances apart"
     for utterance, answer in zip(utterances, alone, strict=True):
-        assert answer.text == _by_plain_generate(reference, utterance)
+        assert answer.text == by_plain_generate(reference, utterance)
     order = random.Random(7)
     for _ in range(4):
         members = order.sample(range(len(utterances)), 8)

@@ -12,7 +12,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.transcription.utterance import Transcription
-from tests.unit.asr.conftest import make_utterance
+from tests.unit.asr.conftest import by_plain_generate, make_utterance
 from tests.unit.tiny_models import noise
 
 LENGTHS = ((0.3, 1), (0.5, 30), (1.0, 2), (1.5, 12), (2.2, 40), (3.1, 5), (6.0, 20), (17.0, 8))
@@ -24,12 +24,14 @@ UTTERANCES = tuple(
 
 
 @pytest.fixture(scope="module")
-def alone(checkpoint: Checkpoint) -> list[Transcription]:
-    """What each of `UTTERANCES` is transcribed to when nothing else is there."""
+def alone(checkpoint: Checkpoint, reference: Checkpoint) -> list[Transcription]:
+    """What each of `UTTERANCES` is transcribed to when nothing else is there, which is what `generate` says."""
     engine = Engine(checkpoint, slots=1, slot_tokens=512, admission_s=0.0).start()
     answers = [engine.transcribe([utterance])[0] for utterance in UTTERANCES]
     engine.stop()
     assert all(isinstance(answer, Transcription) for answer in answers)
+    said = [getattr(answer, "text", None) for answer in answers]
+    assert said == [by_plain_generate(reference, utterance) for utterance in UTTERANCES]
     return answers  # type: ignore[return-value]
 
 

@@ -20,8 +20,9 @@ def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.M
     ]
     for row in rows:
         parts = [row[f"{part} ms"] for part in ("products", "attention", "other operators", "between operators")]
-        assert all(isinstance(part, float) and part >= 0 for part in parts)
-        assert parts[0] > 0
+        numbers = [part for part in parts if isinstance(part, float) and part >= 0]
+        assert len(numbers) == len(parts)
+        assert numbers[0] > 0
     assert [row["best"] for row in rows] == [None, "2 GFLOP/s", "1 GB/s", "1 GB/s"]
 
 
