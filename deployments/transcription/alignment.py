@@ -5,6 +5,8 @@ from dataclasses import replace
 
 from deployments.audio.cutting import Piece
 from deployments.audio.decode import for_model
+from deployments.audio.pauses import without_long_pauses
+from deployments.audio.speech import Span
 from deployments.exceptions import UnalignableLanguage
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning
@@ -70,12 +72,11 @@ async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
         raise UnalignableLanguage("There are no word times where the language is not known.")
     check_alignable(language)
     begin, end = (round((time - piece.start) * SAMPLE_RATE) for time in (part.start, part.end))
-    words = await aligner.align(for_model(piece.waveform[begin:end]), text, language)
-    return tuple(
-        Word(
-            text[first:last] or word.text,
-            min(round(part.start + word.start, 3), part.end),
-            min(round(part.start + word.end, 3), part.end),
-        )
-        for word, (first, last) in zip(words, spans_of(words, text), strict=True)
-    )
+    speech = [Span(span.start - part.start, span.end - part.start) for span in part.speech]
+    spoken = without_long_pauses(piece.waveform[begin:end], speech)
+    words = await aligner.align(for_model(spoken.waveform), text, language)
+    timed = []
+    for word, (first, last) in zip(words, spans_of(words, text), strict=True):
+        times = (min(round(part.start + time, 3), part.end) for time in spoken.original(word.start, word.end))
+        timed.append(Word(text[first:last] or word.text, *times))
+    return tuple(timed)

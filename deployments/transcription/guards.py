@@ -1,4 +1,4 @@
-"""Answers are checked before they are believed: loops, answers that never ended, and context taken for speech.
+"""Answers are checked before they are believed: loops, answers without end or text, and context taken for speech.
 
 What is wrong is asked again once, under other conditions. Whatever was done is told in a warning and in the log, and
 counted by whoever observes.
@@ -25,6 +25,8 @@ LOOP_PENALTY = 1.15
 """Repetition penalty of an utterance that went round in circles."""
 MIN_CUT_S = 1.0
 """A shorter utterance is not cut again."""
+UNHEARD_S = 2.0
+"""So much speech without a word in the answer is told; a cough or a laugh is shorter."""
 
 OnGuard = Callable[[WarningCode], None]
 """Is told each thing that a guard did, by the code of its warning."""
@@ -113,27 +115,30 @@ class Guard:
         """
         answer, warnings = await self._believed(piece, options, answer)
         if not _ran_out(answer, options) or piece.end - piece.start < MIN_CUT_S:
-            return Heard((Part.of(piece, answer),), (*warnings, *self.exhausted(piece, answer)))
+            return Heard((Part.of(piece, answer),), (*warnings, *self.doubts(piece, answer)))
         parts: list[Part] = []
         warnings.append(self._warning("utterance_cut", piece, "The answer did not end; the piece was cut in two."))
         for half in halve(piece):
             if half.speech:
                 answer, more = await self._believed(half, options, await self._ask(half, options))
                 parts.append(Part.of(half, answer))
-                warnings += (*more, *self.exhausted(half, answer))
+                warnings += (*more, *self.doubts(half, answer))
         return Heard(tuple(parts), tuple(warnings))
 
-    def exhausted(self, piece: Piece, answer: Transcription) -> tuple[TranscriptWarning, ...]:
-        """The warning that an answer has no end, if it has none."""
-        if answer.finish_reason != "length":
-            return ()
-        warning = self._warning(
-            "token_budget_exhausted",
-            piece,
-            f"The text may be cut short: its budget of {answer.output_tokens} tokens ran out before it ended. "
-            "Send a larger max_new_tokens or a shorter recording.",
-        )
-        return (warning,)
+    def doubts(self, piece: Piece, answer: Transcription) -> tuple[TranscriptWarning, ...]:
+        """Warnings that an answer has no end, or no text although somebody seems to speak for a while."""
+        if answer.finish_reason == "length":
+            warning = self._warning(
+                "token_budget_exhausted",
+                piece,
+                f"The text may be cut short: its budget of {answer.output_tokens} tokens ran out before it ended. "
+                "Send a larger max_new_tokens or a shorter recording.",
+            )
+            return (warning,)
+        if not answer.text and sum(span.end - span.start for span in piece.speech) >= UNHEARD_S:
+            message = "Somebody seems to speak, and the model heard no words."
+            return (self._warning("speech_without_text", piece, message),)
+        return ()
 
     def stopped(self, piece: Piece) -> tuple[TranscriptWarning, ...]:
         """The warning that no more of a looping answer was told than had been told already."""

@@ -180,7 +180,7 @@ class Transcriber:
                 kept = replace(answer, text=turn.told, tokens=turn.tokens, finish_reason="stop")
                 heard = Heard((Part.of(piece, kept),), self._guard.stopped(piece))
             else:
-                heard = Heard((Part.of(piece, answer),), self._guard.exhausted(piece, answer))
+                heard = Heard((Part.of(piece, answer),), self._guard.doubts(piece, answer))
         turn.end(part.transcription for part in heard.parts)
         return heard
 

@@ -7,7 +7,13 @@ from deployments.transcription.utterance import Token
 from deployments.transcription.words import Word
 
 WarningCode = Literal[
-    "prompt_echo", "repetition", "token_budget_exhausted", "unknown_field", "utterance_cut", "word_times_unavailable"
+    "prompt_echo",
+    "repetition",
+    "speech_without_text",
+    "token_budget_exhausted",
+    "unknown_field",
+    "utterance_cut",
+    "word_times_unavailable",
 ]
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from deployments.audio.pauses import KEPT_S
 from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, UnalignableLanguage
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
@@ -98,7 +99,7 @@ class TestTimes:
         assert [word.text for word in transcript.words] == ["At", "10.5", "twenty-five", "don\u2019ts", "R&D"]
 
     async def test_halves_of_a_piece_are_aligned_with_their_own_sound(self) -> None:
-        waveform = recorded(0, 4, 1, 5)
+        waveform = recorded(0, 4.5, 0.5, 5)
 
         def say(number: int, _: object) -> object:
             return answer("Forever.", finish_reason="length") if number == 0 else answer(f"Half {number}.")
@@ -109,7 +110,17 @@ class TestTimes:
         assert np.array_equal(np.concatenate([sound for sound, _, _ in aligner.asked]), waveform)
         first, last = transcript.words[0], transcript.words[-1]
         assert (first.start, last.end) == (0.0, 10.0)
-        assert transcript.words[2].start == transcript.words[1].end == pytest.approx(4.5, abs=0.1)
+        assert transcript.words[2].start == transcript.words[1].end == pytest.approx(4.75, abs=0.1)
+
+    async def test_no_word_is_said_in_a_long_pause(self) -> None:
+        waveform = recorded(0, 2, 2, 2)
+        aligner = FakeAligner()
+        transcript = await transcribe(saying("One two three four."), aligner, waveform)
+        ((heard, _, _),) = aligner.asked
+        assert len(heard) / SAMPLE_RATE == pytest.approx(6 - 2 + 2 * KEPT_S, abs=0.1)
+        two, three = transcript.words[1:3]
+        assert two.end == pytest.approx(2 + KEPT_S, abs=0.1)
+        assert three.start == pytest.approx(4 - KEPT_S, abs=0.1)
 
     async def test_silence_and_pieces_without_text_need_no_aligner(self) -> None:
         aligner = FakeAligner()

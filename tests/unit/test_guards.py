@@ -228,6 +228,26 @@ class TestAnswersWithoutAnEnd:
         assert [warning.code for warning in transcript.warnings] == ["token_budget_exhausted"]
 
 
+class TestSpeechWithoutText:
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_is_told(self, streamed: bool) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("", language=None))
+        if streamed:
+            _, transcript = await stream(recognizer, recorded(1, 3, 0.5))
+        else:
+            transcript = await transcribe(recognizer, recorded(1, 3, 0.5))
+        (warning,) = transcript.warnings
+        assert (transcript.text, warning.code) == ("", "speech_without_text")
+        assert len(recognizer.heard) == 1
+
+    async def test_a_cough_is_none(self) -> None:
+        recognizer = FakeRecognizer(lambda *_: answer("", language=None))
+        assert (await transcribe(recognizer, recorded(1, 1.5, 0.5))).warnings == ()
+
+    async def test_silence_is_none(self) -> None:
+        assert (await transcribe(FakeRecognizer(), recorded(20))).warnings == ()
+
+
 class TestEchoes:
     OPTIONS = DecodingOptions(prompt="Names: Ada Lovelace, Grace Hopper.")
 

@@ -1,0 +1,67 @@
+"""A waveform without the middle of its long pauses, and what its times are in the waveform as it was.
+
+Forced aligners are taught on sentences: in a pause that is longer than those they know, they lose the thread and place
+words of one side on the other. What they are given has no such pause.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from deployments.audio.speech import Span
+from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+
+KEPT_S = 0.3
+"""Of a pause at each of its ends: breath, unvoiced sounds, and what the finding of speech is off by."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shortened:
+    """The result of `without_long_pauses`."""
+
+    waveform: Waveform
+    cuts: tuple[tuple[float, float], ...]
+    """Where something was left out, in seconds of the waveform as it is now, and how many seconds of it."""
+
+    def original(self, start: float, end: float) -> tuple[float, float]:
+        """When something lasts in the waveform as it was that lasts from `start` to `end` in this one (seconds).
+
+        Nothing is said across a pause that was cut: it belongs to the side that its middle is on.
+        """
+        middle = (start + end) / 2
+        left_out, after = 0.0, 0.0
+        for at, seconds in self.cuts:
+            if at >= middle:
+                end = min(end, at)
+                break
+            left_out += seconds
+            after = at
+        return max(start, after) + left_out, end + left_out
+
+
+def without_long_pauses(waveform: Waveform, speech: Sequence[Span]) -> Shortened:
+    """Leave out what is further than `KEPT_S` from any speech.
+
+    Args:
+        waveform: of one utterance.
+        speech: where somebody speaks in it, in seconds from its start, in order. Without any it stays as it is.
+    """
+    if not speech:
+        return Shortened(waveform, ())
+    kept_from = [max(0, round((span.start - KEPT_S) * SAMPLE_RATE)) for span in speech]
+    kept_until = [min(len(waveform), round((span.end + KEPT_S) * SAMPLE_RATE)) for span in speech]
+    # Each gap from where one stretch ends to where the next begins; the first begins, and the last ends, the waveform.
+    gaps = [
+        (end, start) for end, start in zip([0, *kept_until], [*kept_from, len(waveform)], strict=True) if start > end
+    ]
+    if not gaps:
+        return Shortened(waveform, ())
+    edges = [0, *(edge for gap in gaps for edge in gap), len(waveform)]
+    stretches = [waveform[start:end] for start, end in list(pairwise(edges))[::2]]
+    cuts, left_out = [], 0
+    for start, end in gaps:
+        cuts.append(((start - left_out) / SAMPLE_RATE, (end - start) / SAMPLE_RATE))
+        left_out += end - start
+    return Shortened(np.concatenate(stretches), tuple(cuts))
