@@ -267,7 +267,7 @@ class TestEchoes:
         else:
             transcript = await transcribe(recognizer, said(3), self.OPTIONS)
         assert (transcript.text, transcript.segments) == ("", ())
-        assert [warning.code for warning in transcript.warnings] == ["prompt_echo"]
+        assert [warning.code for warning in transcript.warnings] == ["prompt_echo", "speech_without_text"]
 
     async def test_who_says_the_name_is_heard(self) -> None:
         transcript = await transcribe(self.recognizer("Ada Lovelace.", "Aida Loveless."), said(3), self.OPTIONS)
@@ -353,4 +353,4 @@ class TestNoLanguage:
         assert transcript.text == "Number 0. Number 2. Number 3."
         assert transcript.language == "English"
         assert all(segment.text for segment in transcript.segments)
-        assert transcript.warnings == ()
+        assert [warning.code for warning in transcript.warnings] == ["speech_without_text"]
