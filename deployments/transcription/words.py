@@ -96,16 +96,22 @@ def check_alignable(language: str) -> None:
     It looks at this process: a cluster's image with the optional packages is the one of all its replicas.
     """
     if language not in ALIGNED_LANGUAGES:
+        here = sorted(language for language in ALIGNED_LANGUAGES if _missing_splitter(language) is None)
         raise UnalignableLanguage(
             f"There are no word times in {language}. Leave out timestamp_granularities[]=word, or send a recording in "
-            f"one of: {', '.join(sorted(ALIGNED_LANGUAGES))}."
+            f"one of: {', '.join(here)}."
         )
-    package = _SPLITTERS.get(language)
-    if package is not None and importlib.util.find_spec(package) is None:
+    if (package := _missing_splitter(language)) is not None:
         raise UnalignableLanguage(
             f"There are no word times in {language}: this service runs without the optional package {package!r}. "
             "Leave out timestamp_granularities[]=word."
         )
+
+
+def _missing_splitter(language: str) -> str | None:
+    """The package that a language needs and that is not here."""
+    package = _SPLITTERS.get(language)
+    return package if package is not None and importlib.util.find_spec(package) is None else None
 
 
 def spans_of(words: Sequence[Word], text: str) -> list[tuple[int, int]]:

@@ -50,6 +50,10 @@ def test_a_missing_package_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
     with pytest.raises(UnalignableLanguage, match=f"in {language}: .* {package!r}"):
         split(processor, "text", language)
+    with pytest.raises(UnalignableLanguage) as raised:
+        split(processor, "text", "Finnish")
+    assert language not in raised.value.message
+    assert "Spanish" in raised.value.message
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, package: str, **modules: object) -> None:
