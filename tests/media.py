@@ -104,6 +104,7 @@ def encode(
     channels: int | None = None,
     video_s: float | None = None,
     delay_s: float = 0.0,
+    pause: tuple[float, float] | None = None,
     piped: bool = False,
 ) -> bytes:
     """Encode sound as a file of one of `KINDS`.
@@ -114,6 +115,7 @@ def encode(
         channels: how often a mono waveform is repeated.
         video_s: length of the picture of video kinds, by default that of the sound.
         delay_s: how much later than the file, or its picture, the sound begins.
+        pause: from which second on the recorder paused and for how many, which only time stamps tell; not for video.
         piped: write as into a pipe, so that no header learns how long the file became.
     """
     how = KINDS[kind]
@@ -130,7 +132,7 @@ def encode(
         if how.bit_rate is not None:
             sound.codec_context.bit_rate = how.bit_rate
         if picture is None:
-            _write_sound(container, sound, waveform, round(delay_s * rate))
+            _write_sound(container, sound, waveform, round(delay_s * rate), pause)
         else:
             _write_both(container, sound, waveform, picture, video_s or waveform.shape[1] / rate, delay_s)
     return bytes(target.written) if isinstance(target, _Pipe) else target.getvalue()
@@ -149,10 +151,24 @@ def encode_picture_only(kind: str, seconds: float = 1.0) -> bytes:
     return target.getvalue()
 
 
-def _write_sound(container: OutputContainer, sound: AudioStream, waveform: NDArray[np.float32], later: int) -> None:
-    for start in range(0, waveform.shape[1], 4096):
-        container.mux(sound.encode(_frame(waveform[:, start : start + 4096], sound.rate, start + later)))
-    container.mux(sound.encode(None))
+def _write_sound(
+    container: OutputContainer,
+    sound: AudioStream,
+    waveform: NDArray[np.float32],
+    later: int,
+    pause: tuple[float, float] | None,
+) -> None:
+    at_s, paused_s = pause or (0.0, 0.0)
+    frames = (
+        _frame(waveform[:, start : start + 4096], sound.rate, start + later)
+        for start in range(0, waveform.shape[1], 4096)
+    )
+    for frame in (*frames, None):
+        for packet in sound.encode(frame):
+            if packet.pts is not None and packet.dts is not None and packet.pts * packet.time_base >= at_s:
+                shift = round(paused_s / packet.time_base)
+                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
+            container.mux(packet)
 
 
 def _write_both(

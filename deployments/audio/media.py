@@ -22,6 +22,7 @@ from av.stream import Disposition, Stream
 from numpy.typing import NDArray
 
 from deployments.audio import refusals
+from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
@@ -90,9 +91,9 @@ def decode_track(source: BinaryIO, max_duration_s: float, allowance: Allowance) 
             track = _choose_track(container)
             promise = read_promise(container, track, source)
             _refuse_if_promised_too_long(promise, max_duration_s)
-            decoding = _Decoding(container, track, max_duration_s, allowance)
+            decoding = _Decoding(container, track, promise, max_duration_s, allowance)
             yield from decoding.chunks()
-            decoding.refuse_if_incomplete(promise, source)
+            decoding.refuse_if_incomplete(source)
     except _FFMPEG_ERRORS as error:
         raise refusals.unsupported() from error
 
@@ -121,8 +122,17 @@ def _refuse_if_promised_too_long(promise: Promise | None, max_duration_s: float)
 class _Decoding:
     """One pass over a track, with the count of what was decoded, passed by and lost on the way."""
 
-    def __init__(self, container: InputContainer, track: AudioStream, max_duration_s: float, allowance: Allowance):
+    def __init__(
+        self,
+        container: InputContainer,
+        track: AudioStream,
+        promise: Promise | None,
+        max_duration_s: float,
+        allowance: Allowance,
+    ):
         self._container = container
+        self._promise = promise
+        self._gaps = Gaps(container, track)
         self._allowance = allowance
         self._track = track
         self._max_duration_s = max_duration_s
@@ -151,7 +161,7 @@ class _Decoding:
         if resampler is not None:
             yield resampler.finish()
 
-    def refuse_if_incomplete(self, promise: Promise | None, source: BinaryIO) -> None:
+    def refuse_if_incomplete(self, source: BinaryIO) -> None:
         """Refuse a file of which more than `TOLERANCE_S` of sound is missing, at its end or in between.
 
         Where the header makes no promise, only what FFmpeg reports as undecodable is known to be missing.
@@ -161,10 +171,10 @@ class _Decoding:
         """
         if self._decoded_s == 0 and (self._lost_s > 0 or self._broke_off):
             raise refusals.unsupported()
-        if promise is not None:
-            reached_s = max(self._decoded_s, self._passed_s(promise.clock))
-            if promise.seconds - reached_s > TOLERANCE_S:
-                raise refusals.truncated(promise.seconds, reached_s)
+        if self._promise is not None:
+            reached_s = max(self._decoded_s, self._passed_s(self._promise.clock))
+            if self._promise.seconds - reached_s > TOLERANCE_S:
+                raise refusals.truncated(self._promise.seconds, reached_s)
         elif self._broke_off and self._read_bytes > 0:
             unread = source.seek(0, os.SEEK_END) - self._read_bytes
             self._lost_s += self._decoded_s * unread / self._read_bytes
@@ -175,24 +185,37 @@ class _Decoding:
         """Yield sample rates and `(channels, samples)`. Frames are so short that they are joined by the dozen."""
         block: list[AudioFrame] = []
         samples = 0
-        for frame in self._frames():
-            if block and (_kind(frame) != _kind(block[0]) or samples >= _BLOCK):
+        for missing_s, frame in self._frames():
+            if block and (missing_s or _kind(frame) != _kind(block[0]) or samples >= _BLOCK):
                 yield block[0].sample_rate, _join(block)
                 block, samples = [], 0
+            yield from _silence(missing_s, frame.sample_rate)
             block.append(frame)
             samples += frame.samples
         if block:
             yield block[0].sample_rate, _join(block)
 
-    def _frames(self) -> Iterator[AudioFrame]:
+    def _frames(self) -> Iterator[tuple[float, AudioFrame]]:
+        """Yield frames, each with the seconds of silence before it."""
         for packet in self._packets():
             for frame in self._decode(packet):
                 _refuse_unusual(frame)
+                missing_s = self._missing_before(frame)
                 self._frame_s = frame.samples / frame.sample_rate
-                self._decoded_s += self._frame_s
+                self._decoded_s += missing_s + self._frame_s
                 if self._decoded_s > self._max_duration_s + 1e-6:  # sums of floats
                     raise refusals.too_long(self._max_duration_s)
-                yield frame
+                yield missing_s, frame
+
+    def _missing_before(self, frame: AudioFrame) -> float:
+        missing_s = self._gaps.before(frame)
+        if not missing_s:
+            return 0.0
+        if self._gaps.is_damage(missing_s, self._decoded_s):
+            self._lost_s += missing_s
+        # A stamp that leads out of the file is wrong.
+        ends_s = self._promise.seconds if self._promise is not None else self._max_duration_s
+        return missing_s if self._decoded_s + missing_s <= ends_s + TOLERANCE_S else 0.0
 
     def _packets(self) -> "Iterator[Packet[AudioStream]]":
         """Demux the track. The other tracks pass by too, as their time stamps tell how far the file goes."""
@@ -209,6 +232,7 @@ class _Decoding:
             self._broke_off = True
 
     def _note(self, packet: "Packet[Stream]") -> None:
+        self._gaps.note(packet)
         if packet.pos is not None and packet.pos >= 0:
             self._read_bytes = max(self._read_bytes, packet.pos + packet.size)
         if packet.pts is None or packet.is_discard:
@@ -233,6 +257,15 @@ class _Decoding:
             # A packet that does not say how long it is counts like the frame before it.
             self._lost_s += float(packet.duration * packet.time_base) if packet.duration else self._frame_s
             return []
+
+
+def _silence(seconds: float, rate: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
+    """Blocks as of any other sound."""
+    samples = round(seconds * rate)
+    while samples > 0:
+        block = min(samples, _BLOCK)
+        yield rate, np.zeros((1, block), np.float32)
+        samples -= block
 
 
 def _refuse_unusual(frame: AudioFrame) -> None:

@@ -221,12 +221,6 @@ class TestOddButGood:
         heard = decode_bytes(encode(tone(sound_s), kind, video_s=video_s))
         assert len(heard) / SAMPLE_RATE == pytest.approx(sound_s, abs=0.13)
 
-    @pytest.mark.parametrize("kind", ["mp4-video", "mkv-video", "webm-video", "flv-video", "avi-video"])
-    def test_sound_that_begins_after_the_picture(self, kind: str) -> None:
-        """Time counts from the first sound on, as it does in FFmpeg's and whisper's own decoding."""
-        heard = decode_bytes(encode(tone(2), kind, video_s=5, delay_s=1.5))
-        assert len(heard) / SAMPLE_RATE == pytest.approx(2, abs=0.13)
-
     def test_a_long_picture_does_not_count(self) -> None:
         heard = decode_bytes(encode(tone(1), "mkv-video", video_s=5), max_duration_s=2)
         assert len(heard) / SAMPLE_RATE == pytest.approx(1, abs=0.13)
@@ -277,6 +271,42 @@ class TestOddButGood:
                     container.mux([*track.encode(frame), *track.encode(None)])
             spectrum = np.abs(np.fft.rfft(decode_bytes(target.getvalue())))
             assert spectrum.argmax() == 400 * ((default or 0) + 1)
+
+
+class TestGaps:
+    """Time stamps that leave something out: what follows is heard when the file says so."""
+
+    @pytest.mark.parametrize("kind", ["webm", "mka", "m4a", "m4a-fragmented"])
+    def test_a_pause_of_the_recorder_is_silence(self, kind: str) -> None:
+        heard = decode_bytes(encode(tone(4), kind, pause=(1.5, 3.0)))
+        assert len(heard) == pytest.approx(7 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+        loud = np.abs(heard) > 0.01
+        assert not loud[round(1.7 * SAMPLE_RATE) : round(4.3 * SAMPLE_RATE)].any()
+        assert loud[: round(1.4 * SAMPLE_RATE)].mean() > 0.9
+        assert loud[round(4.7 * SAMPLE_RATE) : round(6.8 * SAMPLE_RATE)].mean() > 0.9
+
+    @pytest.mark.parametrize("kind", ["webm-video", "mkv-video", "mp4-video", "mov-video", "flv-video"])
+    def test_sound_that_begins_later_than_its_picture(self, kind: str) -> None:
+        heard = decode_bytes(encode(tone(2), kind, delay_s=1.5, video_s=4))
+        assert len(heard) == pytest.approx(3.5 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
+        assert not (np.abs(heard[: round(1.4 * SAMPLE_RATE)]) > 0.01).any()
+
+    @pytest.mark.parametrize("kind", ["webm", "mka"])
+    @pytest.mark.parametrize("piped", [False, True])
+    def test_bytes_that_are_lost_are_damage(self, kind: str, piped: bool, jfk: Waveform) -> None:
+        data = bytearray(encode(np.tile(jfk, 3), kind, piped=piped))
+        third = len(data) // 3
+        data[third : 2 * third] = b"\x55" * third
+        assert refusal(bytes(data)).code == "invalid_value"
+
+    @pytest.mark.parametrize("kind", ["webm", "mka"])
+    def test_a_stamp_that_leads_out_of_the_file_is_wrong(self, kind: str) -> None:
+        data = encode(tone(4), kind, pause=(1.5, 3_000.0), piped=True)
+        assert len(decode_bytes(data, max_duration_s=600)) == pytest.approx(4 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+
+    @pytest.mark.parametrize("kind", sorted(KINDS))
+    def test_there_are_none_where_nothing_is_missing(self, kind: str, jfk: Waveform) -> None:
+        assert len(decode_bytes(encode(jfk, kind))) == pytest.approx(len(jfk), abs=0.12 * SAMPLE_RATE)
 
 
 class TestCutOff:
