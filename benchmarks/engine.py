@@ -208,9 +208,9 @@ class _Clock(StoppingCriteria):
         return ended
 
 
-def noise_sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
-    """Ten seconds of noise as the engine takes them."""
-    utterance = Utterance(_waveform(seed))
+def noise_sequence(runner: ModelRunner, prompt: Prompt, seed: int, *, seconds: float = CLIP_S) -> Sequence:
+    """Noise as the engine takes it."""
+    utterance = Utterance(_waveform(seed, seconds))
     tokens = runner.encoder.tokens(len(utterance.waveform))
     return Sequence(
         Request(utterance),
@@ -221,8 +221,8 @@ def noise_sequence(runner: ModelRunner, prompt: Prompt, seed: int) -> Sequence:
     )
 
 
-def _waveform(seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).normal(0, 0.1, round(CLIP_S * SAMPLE_RATE)).astype(np.float32)
+def _waveform(seed: int, seconds: float = CLIP_S) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.1, round(seconds * SAMPLE_RATE)).astype(np.float32)
 
 
 def milliseconds(work: Callable[[], object]) -> float:

@@ -40,7 +40,7 @@ class Decoder(nn.Module):
         for index, layer in enumerate(model.layers):
             self.layers.append(DecoderLayer(layer, index))
             model.layers[index] = nn.Identity()  # lets go of what was copied
-        self._norm = Norm(model.norm)
+        self.final_norm = Norm(model.norm)
 
     @classmethod
     def of(cls, model: Qwen3ASRForConditionalGeneration) -> Self:
@@ -75,15 +75,20 @@ class Decoder(nn.Module):
 
         Returns (rows, hidden).
         """
-        cosines, sines = (part[0, :, None] for part in self._rotary(embeddings, positions[None]))
-        half = sines.shape[-1] // 2
-        rotation = cosines, torch.cat([-sines[..., :half], sines[..., half:]], dim=-1)
+        cosines, sines = self.rotation(embeddings, positions)
+        rotation = cosines[:, None], sines[:, None]
         hidden = embeddings
         for layer in self.layers[:-1]:
             hidden = layer(hidden, rotation, cache, batch)
         hidden = self.layers[-1](hidden, rotation, cache, batch, wanted)
-        normed: torch.Tensor = self._norm(hidden)
+        normed: torch.Tensor = self.final_norm(hidden)
         return normed
+
+    def rotation(self, embeddings: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of positions, (tokens, head_dim) both, the first half of the sines negated."""
+        cosines, sines = (part[0] for part in self._rotary(embeddings, positions[None]))
+        half = sines.shape[-1] // 2
+        return cosines, torch.cat([-sines[:, :half], sines[:, half:]], dim=-1)
 
 
 class DecoderLayer(nn.Module):
@@ -94,18 +99,20 @@ class DecoderLayer(nn.Module):
         attention, mlp = layer.self_attn, layer.mlp
         self._index = index
         self.pointwise = Pointwise()
-        self._head_dim: int = attention.head_dim
-        self._heads = attention.q_proj.out_features // self._head_dim
-        self._key_heads = attention.k_proj.out_features // self._head_dim
-        self._scaling: float = attention.scaling
-        self._attention_norm = Norm(layer.input_layernorm)
+        self.head_dim: int = attention.head_dim
+        self.heads = attention.q_proj.out_features // self.head_dim
+        self.key_heads = attention.k_proj.out_features // self.head_dim
+        self.scaling: float = attention.scaling
+        self.attention_norm = Norm(layer.input_layernorm)
         self.qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj])
-        head_weights = [attention.q_norm.weight] * self._heads + [attention.k_norm.weight] * self._key_heads
-        self._head_weights = nn.Buffer(torch.stack(head_weights).detach(), persistent=False)
-        self._head_epsilon: float = attention.q_norm.variance_epsilon
+        head_weights = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.key_heads
+        self.head_weights = nn.Buffer(torch.stack(head_weights).detach(), persistent=False)
+        self.head_epsilon: float = attention.q_norm.variance_epsilon
         self.output = attention.o_proj
-        self._mlp_norm = Norm(layer.post_attention_layernorm)
+        self.mlp_norm = Norm(layer.post_attention_layernorm)
         self.gate_up = _join([mlp.gate_proj, mlp.up_proj])
+        self.hidden_size: int = mlp.down_proj.out_features
+        self.intermediate_size: int = mlp.down_proj.in_features
         self.down = mlp.down_proj
 
     def forward(
@@ -120,10 +127,10 @@ class DecoderLayer(nn.Module):
 
         `rotation` holds cosines and sines, (tokens, 1, head_dim), the first half of the sines negated.
         """
-        attended = self._attend(self._attention_norm(hidden), rotation, cache, batch)
+        attended = self._attend(self.attention_norm(hidden), rotation, cache, batch)
         if wanted is not None:
             hidden, attended = hidden[wanted], attended[wanted]
-        norm = self._mlp_norm
+        norm = self.mlp_norm
         hidden, normed = self.pointwise.add_and_normalise(hidden, self.output(attended), norm.weight, norm.epsilon)
         output: torch.Tensor = hidden + self.down(self.pointwise.gate(self.gate_up(normed)))
         return output
@@ -136,12 +143,12 @@ class DecoderLayer(nn.Module):
         batch: Packed | Step,
     ) -> torch.Tensor:
         """(tokens, heads * head_dim)."""
-        projected = self.qkv(normed).view(len(normed), -1, self._head_dim)
-        rotated = self._heads + self._key_heads
-        heads = self.pointwise.rotate(projected[:, :rotated], self._head_weights, *rotation, self._head_epsilon)
-        query, keys, values = heads[:, : self._heads], heads[:, self._heads :], projected[:, rotated:]
+        projected = self.qkv(normed).view(len(normed), -1, self.head_dim)
+        rotated = self.heads + self.key_heads
+        heads = self.pointwise.rotate(projected[:, :rotated], self.head_weights, *rotation, self.head_epsilon)
+        query, keys, values = heads[:, : self.heads], heads[:, self.heads :], projected[:, rotated:]
         cache.write(self._index, keys, values)
-        return attend(query, keys, values, cache.layer(self._index), scaling=self._scaling, batch=batch).flatten(1)
+        return attend(query, keys, values, cache.layer(self._index), scaling=self.scaling, batch=batch).flatten(1)
 
 
 class Norm(nn.Module):

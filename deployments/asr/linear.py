@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
+from deployments.asr.native import NativeLinear, suits
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]
@@ -61,6 +62,20 @@ class PackedLinear(nn.Module):
             inputs = nn.functional.pad(inputs.reshape(rows, features), (0, 0, 0, padding))
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
         return output[:rows].view(*shape, -1) if padding else output
+
+
+class TwofoldLinear(PackedLinear):
+    """`PackedLinear` for many rows, with the plain weight kept for those that `NativeStep` multiplies, which are few.
+
+    Raises:
+        UnsuitableLayer: there is no library for decode steps here, or it does not take this layer.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        if not suits(linear):
+            raise UnsuitableLayer
+        super().__init__(linear)
+        self.plain = linear.weight.detach()
 
 
 class HalfLinear(nn.Module):
@@ -161,7 +176,7 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     Args:
         model: in the format it was loaded in.
         quantization: `int8` replaces the weights by rounded ones.
-        spare_bytes: memory that may be taken for speed; without it the language model has float16 weights alone.
+        spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once.
 
     Returns the name of each layout used and how many layers have it, for the log. A layer whose layout this build of
     torch lacks keeps its plain weight.
@@ -178,9 +193,9 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
         if quantization == "int8":
             layouts = (Int8Linear,)
         elif linear in text:
-            layouts = (DualLinear if spare else HalfLinear, PackedLinear)
+            layouts = (DualLinear, TwofoldLinear, PackedLinear) if spare else (HalfLinear, PackedLinear)
         elif linear is model.lm_head:
-            layouts = (HalfLinear, PackedLinear)
+            layouts = (HalfLinear, _native, PackedLinear)
         packed = _first_that_works(layouts, linear)
         if quantization == "int8" and packed is linear:
             raise CheckpointError(
@@ -192,6 +207,12 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
         with contextlib.suppress(UnsuitableLayer):
             setattr(parent, name, HalfEmbedding(embedding))
     return ", ".join(f"{count} {layout}" for layout, count in sorted(used.items()))
+
+
+def _native(linear: nn.Linear) -> nn.Module:
+    if not suits(linear):
+        raise UnsuitableLayer
+    return NativeLinear(linear)
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

@@ -12,6 +12,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
+from deployments.asr.native import NativeStep
 from deployments.asr.packed import Packed
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
@@ -58,6 +59,7 @@ class ModelRunner:
         if compiled:
             self._compile()
         self._graphs = self._record_graphs() if graphs else None
+        self._native = NativeStep.of(self._decoder, self._head, self.cache)
 
     @property
     def encode_s(self) -> float:
@@ -129,7 +131,14 @@ class ModelRunner:
         length = max((sequence.position for sequence in sequences), default=0) + 1
         if reading is not None:
             piece = Piece(first_slot + len(sequences), reading.read, until)
-            return self._step_reading(tokens, positions, first_slot, length, reading, piece)
+            if self._native is None or not sequences:
+                return self._step_reading(tokens, positions, first_slot, length, reading, piece)
+            # Each is faster on its own: the one by its calls of torch, the other by what it does per row.
+            none = torch.empty(0, dtype=torch.long)
+            logits = self._step_reading(none, none, piece.slot, piece.end, reading, piece)
+            return torch.cat([self._native(self._embed_tokens(tokens), positions, first_slot), logits])
+        if self._native is not None:
+            return self._native(self._embed_tokens(tokens), positions, first_slot)
         if self._graphs is not None and first_slot == 0:
             return self._graphs.replay(tokens, positions, length)
         return self._step(self._on_device(tokens), self._on_device(positions), first_slot, length)

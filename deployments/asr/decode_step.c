@@ -1,0 +1,251 @@
+/* One decode step of Qwen3's language model for a few rows, in bfloat16: from embeddings to logits in one call.
+ *
+ * A step reads every weight once and does little with it, so it can be as fast as memory is; as some five hundred
+ * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
+ * next few outputs of a product until there are none left, and they wait for each other between the products.
+ *
+ * Residuals and sums are float32, what goes into a product is bfloat16. Weights are (outputs, inputs), as torch has them.
+ */
+
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+enum {
+    LANES = 32, /* bfloat16 numbers in a register */
+    TILE = 4,   /* outputs, and rows, that are computed at a time: their sums stay in registers */
+    SHARE = 16  /* tiles that a thread takes at a time */
+};
+
+typedef struct {
+    const bf16 *attention_norm; /* (hidden,) */
+    const bf16 *qkv;            /* ((heads + 2 * key_heads) * head_dim, hidden) */
+    const bf16 *head_norms;     /* (heads + key_heads, head_dim) */
+    const bf16 *output;         /* (hidden, heads * head_dim) */
+    const bf16 *mlp_norm;       /* (hidden,) */
+    const bf16 *gate_up;        /* (2 * intermediate, hidden), gates first */
+    const bf16 *down;           /* (hidden, intermediate) */
+    bf16 *keys, *values;        /* (slots, key_heads, slot_tokens, head_dim) */
+} Layer;
+
+typedef struct {
+    const Layer *layers;
+    const bf16 *norm; /* (hidden,) */
+    const bf16 *head; /* (vocabulary, hidden) */
+    int64_t layer_count, hidden, intermediate, heads, key_heads, head_dim, vocabulary, slot_tokens;
+    float epsilon, head_epsilon, scaling;
+} Model;
+
+typedef struct {
+    int64_t rows, first_slot;
+    const int64_t *positions; /* (rows,) where in its slot each token goes */
+    const float *cosines;     /* (rows, head_dim) */
+    const float *sines;       /* (rows, head_dim), the first half negated */
+    float *residual;          /* (rows, hidden): the embeddings, and what becomes of them */
+    float *logits;            /* (rows, vocabulary) */
+    float *projected;         /* (rows, largest number of outputs), scratch, as all that follow */
+    bf16 *normed;             /* (threads, rows, hidden) */
+    bf16 *attended;           /* (rows, heads * head_dim) */
+    bf16 *gated;              /* (rows, intermediate) */
+    float *scores;            /* (threads, slot_tokens) */
+} Step;
+
+static inline float wide(bf16 number) {
+    uint32_t bits = (uint32_t)number << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline bf16 narrow(float number) { /* to the nearest, of two the even one; NaN stays NaN */
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (bf16)(bits >> 16 | 0x40);
+    return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline __m512bh load(const bf16 *numbers) { return (__m512bh)_mm512_loadu_si512(numbers); }
+
+static inline float norm_factor(const float *numbers, int64_t size, float epsilon) {
+    float squares[16] = {0}; /* sixteen sums, which fit a register */
+    for (int64_t i = 0; i < size; i += 16)
+        for (int64_t lane = 0; lane < 16; lane++) squares[lane] += numbers[i + lane] * numbers[i + lane];
+    float sum = 0;
+    for (int64_t lane = 0; lane < 16; lane++) sum += squares[lane];
+    return 1 / sqrtf(sum / (float)size + epsilon);
+}
+
+static void normalise(const float *residual, const bf16 *weight, float epsilon, int64_t rows, int64_t size, bf16 *to) {
+    for (int64_t row = 0; row < rows; row++, residual += size, to += size) {
+        float factor = norm_factor(residual, size, epsilon);
+        for (int64_t i = 0; i < size; i++) to[i] = narrow(residual[i] * factor * wide(weight[i]));
+    }
+}
+
+/* Sums of TILE outputs for `rows` rows: to[row][output]. Inlined for each number of rows, so that all stays in registers. */
+static inline __attribute__((always_inline)) void tile_of(
+    const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[TILE][TILE]) {
+    __m512 sums[TILE][TILE];
+    for (int row = 0; row < rows; row++)
+        for (int output = 0; output < TILE; output++) sums[row][output] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += LANES) {
+        __m512bh weights[TILE];
+        for (int output = 0; output < TILE; output++) weights[output] = load(weight + output * size + i);
+        for (int row = 0; row < rows; row++) {
+            __m512bh input = load(inputs + row * size + i);
+            for (int output = 0; output < TILE; output++)
+                sums[row][output] = _mm512_dpbf16_ps(sums[row][output], weights[output], input);
+        }
+    }
+    for (int row = 0; row < rows; row++)
+        for (int output = 0; output < TILE; output++) to[row][output] = _mm512_reduce_add_ps(sums[row][output]);
+}
+
+static void tile(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t rows, float to[TILE][TILE]) {
+    switch (rows) {
+        case 1: tile_of(weight, inputs, size, 1, to); break;
+        case 2: tile_of(weight, inputs, size, 2, to); break;
+        case 3: tile_of(weight, inputs, size, 3, to); break;
+        default: tile_of(weight, inputs, size, 4, to);
+    }
+}
+
+static inline int64_t rows_at(int64_t first, int64_t rows) { return rows - first < TILE ? rows - first : TILE; }
+
+/* A product's share of the threads that call it together: to (rows, outputs), or added to what is there. */
+static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to, int add) {
+#pragma omp for schedule(dynamic, SHARE)
+    for (int64_t output = 0; output < outputs; output += TILE)
+        for (int64_t first = 0; first < rows; first += TILE) {
+            float sums[TILE][TILE];
+            int64_t count = rows_at(first, rows);
+            tile(weight + output * size, inputs + first * size, size, count, sums);
+            for (int64_t row = 0; row < count; row++) {
+                float *at = to + (first + row) * outputs + output;
+                for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
+            }
+        }
+}
+
+/* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
+static void multiply_gated(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, bf16 *to) {
+#pragma omp for schedule(dynamic, SHARE)
+    for (int64_t output = 0; output < outputs; output += TILE)
+        for (int64_t first = 0; first < rows; first += TILE) {
+            float gates[TILE][TILE], values[TILE][TILE];
+            int64_t count = rows_at(first, rows);
+            tile(weight + output * size, inputs + first * size, size, count, gates);
+            tile(weight + (outputs + output) * size, inputs + first * size, size, count, values);
+            for (int64_t row = 0; row < count; row++)
+                for (int64_t i = 0; i < TILE; i++) {
+                    float gate = gates[row][i];
+                    to[(first + row) * outputs + output + i] = narrow(gate / (1 + expf(-gate)) * values[row][i]);
+                }
+        }
+}
+
+/* Normalise a head and turn it by its token's position. */
+static void rotate(const float *head, const bf16 *weight, const float *cosines, const float *sines, int64_t size,
+                   float epsilon, float scale, bf16 *to) {
+    float factor = scale * norm_factor(head, size, epsilon);
+    int64_t half = size / 2;
+    for (int64_t i = 0; i < size; i++) {
+        int64_t other = i < half ? i + half : i - half;
+        to[i] = narrow(factor * (head[i] * wide(weight[i]) * cosines[i] + head[other] * wide(weight[other]) * sines[i]));
+    }
+}
+
+static void softmax(float *scores, int64_t size) {
+    float highest = scores[0], sum = 0;
+    for (int64_t i = 1; i < size; i++) highest = fmaxf(highest, scores[i]);
+    for (int64_t i = 0; i < size; i++) sum += scores[i] = expf(scores[i] - highest);
+    for (int64_t i = 0; i < size; i++) scores[i] /= sum;
+}
+
+static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t head_dim,
+                        float *scores, bf16 *to) {
+    for (int64_t token = 0; token < length; token++) {
+        __m512 sum = _mm512_setzero_ps();
+        for (int64_t i = 0; i < head_dim; i += LANES)
+            sum = _mm512_dpbf16_ps(sum, load(query + i), load(keys + token * head_dim + i));
+        scores[token] = _mm512_reduce_add_ps(sum);
+    }
+    softmax(scores, length);
+    for (int64_t i = 0; i < head_dim; i += LANES) {
+        __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps(); /* a register holds pairs of numbers */
+        for (int64_t token = 0; token < length; token++) {
+            __m512i pairs = _mm512_loadu_si512(values + token * head_dim + i);
+            __m512 weight = _mm512_set1_ps(scores[token]);
+            even = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even);
+            odd = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))), odd);
+        }
+        float evens[16], odds[16];
+        _mm512_storeu_ps(evens, even);
+        _mm512_storeu_ps(odds, odd);
+        for (int64_t pair = 0; pair < 16; pair++) {
+            to[i + 2 * pair] = narrow(evens[pair]);
+            to[i + 2 * pair + 1] = narrow(odds[pair]);
+        }
+    }
+}
+
+/* Keys and values of the new tokens go into the cache, and each of their heads looks at all that its slot has. */
+static void attend(const Model *model, const Layer *layer, const Step *step, float *scores) {
+    int64_t size = model->head_dim, group = model->heads / model->key_heads;
+    int64_t outputs = (model->heads + 2 * model->key_heads) * size;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t item = 0; item < step->rows * model->key_heads; item++) {
+        int64_t row = item / model->key_heads, key_head = item % model->key_heads, position = step->positions[row];
+        const float *projected = step->projected + row * outputs;
+        const float *cosines = step->cosines + row * size, *sines = step->sines + row * size;
+        int64_t slot = ((step->first_slot + row) * model->key_heads + key_head) * model->slot_tokens * size;
+        bf16 *keys = layer->keys + slot, *values = layer->values + slot;
+        int64_t key_at = model->heads + key_head;
+        rotate(projected + key_at * size, layer->head_norms + key_at * size, cosines, sines, size, model->head_epsilon, 1,
+               keys + position * size);
+        const float *value = projected + (key_at + model->key_heads) * size;
+        for (int64_t i = 0; i < size; i++) values[position * size + i] = narrow(value[i]);
+        for (int64_t head = key_head * group; head < (key_head + 1) * group; head++) {
+            bf16 *to = step->attended + (row * model->heads + head) * size;
+            bf16 query[size];
+            rotate(projected + head * size, layer->head_norms + head * size, cosines, sines, size, model->head_epsilon,
+                   model->scaling, query);
+            attend_head(query, keys, values, position + 1, size, scores, to);
+        }
+    }
+}
+
+void decode_step(const Model *model, const Step *step, int threads) {
+    int64_t rows = step->rows, hidden = model->hidden, inner = model->heads * model->head_dim;
+    int64_t projections = inner + 2 * model->key_heads * model->head_dim;
+#pragma omp parallel num_threads(threads)
+    {
+        int64_t thread = omp_get_thread_num();
+        bf16 *normed = step->normed + thread * rows * hidden; /* each computes it: that is faster than waiting for it */
+        float *scores = step->scores + thread * model->slot_tokens;
+        for (const Layer *layer = model->layers; layer < model->layers + model->layer_count; layer++) {
+            normalise(step->residual, layer->attention_norm, model->epsilon, rows, hidden, normed);
+            multiply(layer->qkv, normed, hidden, projections, rows, step->projected, 0);
+            attend(model, layer, step, scores);
+            multiply(layer->output, step->attended, inner, hidden, rows, step->residual, 1);
+            normalise(step->residual, layer->mlp_norm, model->epsilon, rows, hidden, normed);
+            multiply_gated(layer->gate_up, normed, hidden, model->intermediate, rows, step->gated);
+            multiply(layer->down, step->gated, model->intermediate, hidden, rows, step->residual, 1);
+        }
+        normalise(step->residual, model->norm, model->epsilon, rows, hidden, normed);
+        multiply(model->head, normed, hidden, model->vocabulary, rows, step->logits, 0);
+    }
+}
+
+/* inputs (rows, size) times a weight (outputs, size): to (rows, outputs). */
+void multiply_rows(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to,
+                   int threads) {
+#pragma omp parallel num_threads(threads)
+    multiply(weight, inputs, size, outputs, rows, to, 0);
+}

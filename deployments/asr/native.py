@@ -1,0 +1,211 @@
+"""Decode steps in one call of `decode_step.c`, on a CPU that multiplies bfloat16.
+
+The library is built where this package is installed and there is a C compiler, and used where the processor has AVX-512
+BF16. Elsewhere, and for other formats, torch's operators do the same.
+"""
+
+import ctypes
+import logging
+from ctypes import CDLL, POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from torch import nn
+
+from deployments.asr.cache import SlotCache
+
+if TYPE_CHECKING:
+    from deployments.asr.decoder import Decoder, DecoderLayer
+
+logger = logging.getLogger("ray.serve.asr")
+
+LANES = 32
+"""Sizes are multiples of it: numbers in a register."""
+TILE = 4
+"""Numbers of outputs are multiples of it."""
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class _Layer(Structure):
+    _fields_ = _fields(c_void_p, "attention_norm qkv head_norms output mlp_norm gate_up down keys values")
+
+
+class _Model(Structure):
+    _fields_ = [
+        ("layers", POINTER(_Layer)),
+        *_fields(c_void_p, "norm head"),
+        *_fields(c_int64, "layer_count hidden intermediate heads key_heads head_dim vocabulary slot_tokens"),
+        *_fields(c_float, "epsilon head_epsilon scaling"),
+    ]
+
+
+class _Step(Structure):
+    _fields_ = [
+        *_fields(c_int64, "rows first_slot"),
+        *_fields(c_void_p, "positions cosines sines residual logits projected normed attended gated scores"),
+    ]
+
+
+@cache
+def library() -> CDLL | None:
+    """The built library; None where there is none, or where this processor cannot run it."""
+    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+        return None
+    paths = [Path(__file__).with_name(f"_decode_step{suffix}") for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    try:
+        loaded = ctypes.CDLL(str(path))
+    except OSError:  # it needs the OpenMP of the compiler that it was built with
+        logger.exception("decode steps run as torch's operators")
+        return None
+    loaded.decode_step.argtypes = [POINTER(_Model), POINTER(_Step), c_int]
+    loaded.multiply_rows.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int]
+    loaded.decode_step.restype = loaded.multiply_rows.restype = None
+    return loaded
+
+
+def suits(linear: nn.Linear) -> bool:
+    """Whether the library is there and multiplies with the weight of this layer."""
+    return (
+        library() is not None
+        and linear.weight.dtype == torch.bfloat16
+        and linear.bias is None
+        and linear.in_features % LANES == 0
+        and linear.out_features % TILE == 0
+    )
+
+
+class NativeLinear(nn.Module):
+    """`nn.Linear` for few rows, with its weight as it is, and with what it returns in float32.
+
+    The layer must suit the library.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.plain = linear.weight.detach()
+        self._library = cast(CDLL, library())
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Args: (rows, in features). Returns (rows, out features) float32."""
+        outputs, features = self.plain.shape
+        inputs = inputs.bfloat16().contiguous()
+        output = torch.empty(len(inputs), outputs)
+        self._library.multiply_rows(
+            self.plain.data_ptr(),
+            inputs.data_ptr(),
+            features,
+            outputs,
+            len(inputs),
+            output.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return output
+
+
+class NativeStep:
+    """All layers of a decoder, and the head behind them, over a cache.
+
+    A row's logits are the same whoever shares its step.
+    """
+
+    def __init__(self, decoder: "Decoder", head: NativeLinear, slots: SlotCache):
+        first, *_ = layers = cast("list[DecoderLayer]", list(decoder.layers))
+        self._decoder = decoder
+        self._library = cast(CDLL, library())
+        self._used: list[torch.Tensor] = []
+        """Holds what the library has pointers to."""
+        self._layers = (_Layer * len(layers))(*(self._layer(layer, *slots.layer(i)) for i, layer in enumerate(layers)))
+        self._hidden, self._head_dim = first.hidden_size, first.head_dim
+        self._attended = first.heads * first.head_dim
+        self._projected = self._attended + 2 * first.key_heads * first.head_dim
+        self._intermediate = first.intermediate_size
+        self._vocabulary, self._slot_tokens = len(head.plain), slots.slot_tokens
+        self._model = _Model(
+            layers=self._layers,
+            norm=self._pointer(decoder.final_norm.weight),
+            head=self._pointer(head.plain),
+            layer_count=len(layers),
+            hidden=self._hidden,
+            intermediate=self._intermediate,
+            heads=first.heads,
+            key_heads=first.key_heads,
+            head_dim=self._head_dim,
+            vocabulary=self._vocabulary,
+            slot_tokens=self._slot_tokens,
+            epsilon=decoder.final_norm.epsilon,
+            head_epsilon=first.head_epsilon,
+            scaling=first.scaling,
+        )
+
+    @classmethod
+    def of(cls, decoder: "Decoder", head: nn.Module, slots: SlotCache) -> Self | None:
+        """None where the model's weights were not laid out for it, or the library is not made for its sizes."""
+        layers = cast("list[DecoderLayer]", list(decoder.layers))
+        linears = [linear for layer in layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
+        if not isinstance(head, NativeLinear) or any(plain_weight(linear) is None for linear in linears):
+            return None
+        fits = layers[0].head_dim % LANES == 0 and layers[0].intermediate_size % LANES == 0
+        return cls(decoder, head, slots) if fits else None
+
+    def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int) -> torch.Tensor:
+        """Advance the rows in the slots from `first_slot` on.
+
+        Args:
+            embeddings: (rows, hidden) of the last token of each.
+            positions: (rows,) int64, where in its slot each goes.
+            first_slot: of the first row.
+
+        Returns logits of the next token of each, (rows, vocabulary) float32.
+        """
+        rows, threads = len(positions), torch.get_num_threads()
+        cosines, sines = self._decoder.rotation(embeddings, positions)
+        logits = torch.empty(rows, self._vocabulary)
+        tensors = {
+            "positions": positions,
+            "cosines": cosines.float().contiguous(),
+            "sines": sines.float().contiguous(),
+            "residual": embeddings.float().clone(),
+            "logits": logits,
+            "projected": torch.empty(rows, self._projected),
+            "normed": torch.empty(threads, rows, self._hidden, dtype=torch.bfloat16),
+            "attended": torch.empty(rows, self._attended, dtype=torch.bfloat16),
+            "gated": torch.empty(rows, self._intermediate, dtype=torch.bfloat16),
+            "scores": torch.empty(threads, self._slot_tokens),
+        }
+        pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
+        step = _Step(rows=rows, first_slot=first_slot, **pointers)
+        self._library.decode_step(byref(self._model), byref(step), threads)
+        return logits
+
+    def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> _Layer:
+        weights = {
+            "attention_norm": layer.attention_norm.weight,
+            "qkv": plain_weight(layer.qkv),
+            "head_norms": layer.head_weights,
+            "output": plain_weight(layer.output),
+            "mlp_norm": layer.mlp_norm.weight,
+            "gate_up": plain_weight(layer.gate_up),
+            "down": plain_weight(layer.down),
+            "keys": keys,
+            "values": values,
+        }
+        return _Layer(**{name: self._pointer(cast(torch.Tensor, weight)) for name, weight in weights.items()})
+
+    def _pointer(self, tensor: torch.Tensor) -> int:
+        tensor = tensor.detach().contiguous()
+        self._used.append(tensor)
+        return tensor.data_ptr()
+
+
+def plain_weight(linear: nn.Module) -> torch.Tensor | None:
+    """The weight of a layer as (outputs, inputs), where its layout has kept it."""
+    return cast("torch.Tensor | None", getattr(linear, "plain", None))

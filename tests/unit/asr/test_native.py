@@ -1,0 +1,160 @@
+"""Decode steps in C compute what torch's operators do, as near to float32."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.engine import noise_sequence
+from benchmarks.random_checkpoint import SHAPES, write_native
+from deployments.asr import native
+from deployments.asr.checkpoint import load
+from deployments.asr.linear import pack
+from deployments.asr.native import NativeLinear
+from deployments.asr.prompt import Prompt
+from deployments.asr.runner import ModelRunner
+from deployments.asr.sequence import Sequence
+
+CPU = torch.device("cpu")
+ROWS = 9
+
+needs_library = pytest.mark.skipif(native.library() is None, reason="needs AVX-512 BF16 and a C compiler")
+
+
+def test_there_is_a_library_where_there_is_the_processor() -> None:
+    assert (native.library() is not None) == torch.cpu.get_capabilities().get("avx512_bf16", False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sizes as odd as the released ones are not: three query heads to a key head, 96 inputs."""
+    tiny = SHAPES["tiny"]
+    sizes = {"hidden_size": 96, "intermediate_size": 224, "num_attention_heads": 6, "head_dim": 32}
+    SHAPES["odd"] = replace(tiny, text={**tiny.text, **sizes})
+    try:
+        return write_native(tmp_path_factory.mktemp("odd"), "odd")
+    finally:
+        del SHAPES["odd"]
+
+
+def runner_of(folder: Path, dtype: torch.dtype, *, packed: bool) -> tuple[ModelRunner, list[Sequence]]:
+    """A runner over prompts that are read, of different lengths, each with a first token that is the same for all."""
+    checkpoint = load(str(folder), dtype=dtype, device=CPU)
+    if packed:
+        pack(checkpoint.model, "none")
+    prompt = Prompt(checkpoint.tokenizer)
+    runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
+    sequences = []
+    for slot in range(ROWS):
+        sequence = noise_sequence(runner, prompt, slot, seconds=1.0 + slot)
+        runner.encode([sequence])
+        runner.prefill([sequence], first_slot=slot)
+        sequence.append(100 + slot, 0.0)
+        sequences.append(sequence)
+    return runner, sequences
+
+
+@needs_library
+@torch.inference_mode()
+def test_a_step_is_as_near_to_float32_as_torch(folder: Path) -> None:
+    exact, sequences = runner_of(folder, torch.float32, packed=False)
+    expected = exact.decode(sequences)
+    in_c, sequences = runner_of(folder, torch.bfloat16, packed=True)
+    assert in_c._native is not None
+    found = in_c.decode(sequences)
+    plain, sequences = runner_of(folder, torch.bfloat16, packed=False)
+    assert plain._native is None
+    by_torch = plain.decode(sequences)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
+    torch.testing.assert_close(found, expected, rtol=0.1, atol=0.1)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 2])
+@torch.inference_mode()
+def test_a_row_is_the_same_in_any_company(folder: Path, threads: int) -> None:
+    runner, sequences = runner_of(folder, torch.bfloat16, packed=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        together = runner.decode(sequences)
+        for slot in range(ROWS):
+            assert torch.equal(runner.decode([sequences[slot]], first_slot=slot)[0], together[slot])
+        for first, last in ((0, 2), (2, 5), (5, 9)):
+            assert torch.equal(runner.decode(sequences[first:last], first_slot=first), together[first:last])
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_library
+@torch.inference_mode()
+def test_steps_leave_keys_and_values_for_the_next(folder: Path) -> None:
+    exact, sequences = runner_of(folder, torch.float32, packed=False)
+    in_c, same_sequences = runner_of(folder, torch.bfloat16, packed=True)
+    for _ in range(12):
+        expected, found = exact.decode(sequences), in_c.decode(same_sequences)
+        torch.testing.assert_close(found, expected, rtol=0.1, atol=0.15)
+        for one, other, row in zip(sequences, same_sequences, expected, strict=True):
+            one.append(int(row.argmax()), 0.0)
+            other.append(int(row.argmax()), 0.0)
+
+
+@needs_library
+@torch.inference_mode()
+def test_a_row_that_is_not_finite_stays_alone(folder: Path) -> None:
+    runner, sequences = runner_of(folder, torch.bfloat16, packed=True)
+    expected = runner.decode(sequences)
+    keys, values = runner.cache.layer(0)
+    keys[3, :, 5] = values[3, :, 5] = torch.nan
+    found = runner.decode(sequences)
+    others = [row for row in range(ROWS) if row != 3]
+    assert torch.equal(found[others], expected[others])
+    assert found[3].isnan().all()
+
+
+@needs_library
+@torch.inference_mode()
+def test_a_prompt_is_read_beside_it(folder: Path) -> None:
+    runner, sequences = runner_of(folder, torch.bfloat16, packed=True)
+    expected = runner.decode(sequences[:-1])
+    reading = sequences[-1]
+    reading.answer.clear()
+    whole = runner.prefill([reading], first_slot=ROWS - 1)
+    logits = runner.decode(sequences[:-1], reading=reading, until=len(reading.prompt_ids))
+    assert torch.equal(logits[:-1], expected)
+    torch.testing.assert_close(logits[-1:], whole, rtol=0.1, atol=0.1)
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 4, 5, 11])
+@torch.inference_mode()
+def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
+    linear = nn.Linear(96, 500, bias=False, dtype=torch.bfloat16)
+    inputs = torch.randn(rows, 96, dtype=torch.bfloat16)
+    found = NativeLinear(linear)(inputs)
+    torch.testing.assert_close(found, inputs.float() @ linear.weight.float().T)
+
+
+@pytest.mark.parametrize(
+    "linear",
+    [
+        nn.Linear(96, 64, bias=False),
+        nn.Linear(96, 64, dtype=torch.bfloat16),
+        nn.Linear(80, 64, bias=False, dtype=torch.bfloat16),
+        nn.Linear(96, 62, bias=False, dtype=torch.bfloat16),
+    ],
+    ids=["float32", "bias", "inputs", "outputs"],
+)
+def test_what_the_library_does_not_take(linear: nn.Linear) -> None:
+    assert not native.suits(linear)
+
+
+def test_another_processor_runs_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "library", lambda: None)
+    checkpoint = load(str(folder), dtype=torch.bfloat16, device=CPU)
+    assert pack(checkpoint.model, "none") == "24 PackedLinear"
+    runner = ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64)
+    assert runner._native is None
