@@ -1,10 +1,9 @@
 """The key-value cache: one slot a row, every slot as long as the longest row may get."""
 
-import math
-import mmap
-
 import torch
 from transformers import Qwen3Config
+
+from deployments.asr.mapped import mapped_zeros
 
 
 def slot_bytes(config: Qwen3Config, slot_tokens: int, dtype: torch.dtype) -> int:
@@ -31,7 +30,8 @@ class SlotCache:
             entries = torch.zeros((2 * self._layers, slots, slot_tokens, heads, head_dim), dtype=dtype, device=device)
             self._entries = entries.transpose(2, 3)
         else:
-            self._entries = _mapped_zeros((2 * self._layers, slots, heads, slot_tokens, head_dim), dtype)
+            shape = (2 * self._layers, slots, heads, slot_tokens, head_dim)
+            self._entries = mapped_zeros(shape, dtype, huge_pages=False)
         self._slots = self._positions = torch.empty(0, dtype=torch.long, device=device)
 
     def begin(self, slots: torch.Tensor, positions: torch.Tensor) -> None:
@@ -62,15 +62,3 @@ class SlotCache:
         Who is there next attends with weight 0 to what is left of the one before, and 0 times NaN is NaN.
         """
         self._entries[:, slot, :, :tokens] = 0
-
-
-def _mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """Zeros that take memory as they are written to.
-
-    torch would write them, and numpy ask for huge pages, of which a single token takes a whole one. Memory that the
-    system maps reads as zero, and is taken page by page.
-    """
-    memory = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)

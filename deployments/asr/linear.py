@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
-from deployments.asr.native import NativeLinear, suits
+from deployments.asr.native import NativeLinear, suits, tiled
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]
@@ -65,7 +65,7 @@ class PackedLinear(nn.Module):
 
 
 class TwofoldLinear(PackedLinear):
-    """`PackedLinear` for many rows, with the plain weight kept for those that `NativeStep` multiplies, which are few.
+    """`PackedLinear` for many rows, and the weight once more for those that `NativeStep` multiplies, which are few.
 
     Raises:
         UnsuitableLayer: there is no library for decode steps here, or it does not take this layer.
@@ -75,7 +75,7 @@ class TwofoldLinear(PackedLinear):
         if not suits(linear):
             raise UnsuitableLayer
         super().__init__(linear)
-        self.plain = linear.weight.detach()
+        self.tiles = tiled(linear.weight)
 
 
 class HalfLinear(nn.Module):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from deployments.asr.cache import SlotCache
+from deployments.asr.mapped import mapped_zeros
 
 if TYPE_CHECKING:
     from deployments.asr.decoder import Decoder, DecoderLayer
@@ -83,27 +84,31 @@ def suits(linear: nn.Linear) -> bool:
     )
 
 
-class NativeLinear(nn.Module):
-    """`nn.Linear` for few rows, with its weight as it is, and with what it returns in float32.
+def tiled(weight: torch.Tensor) -> torch.Tensor:
+    """A weight, (outputs, inputs), in the order in which the library reads it: (outputs / 4, inputs / 32, 4, 32)."""
+    outputs, inputs = weight.shape
+    tiles = mapped_zeros((outputs // TILE, inputs // LANES, TILE, LANES), weight.dtype, huge_pages=True)
+    return tiles.copy_(weight.detach().view(outputs // TILE, TILE, inputs // LANES, LANES).transpose(1, 2))
 
-    The layer must suit the library.
-    """
+
+class NativeLinear(nn.Module):
+    """`nn.Linear` for few rows, which returns float32. The layer must suit the library."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self.plain = linear.weight.detach()
+        self.tiles = tiled(linear.weight)
+        self.out_features, self.in_features = linear.weight.shape
         self._library = cast(CDLL, library())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
-        outputs, features = self.plain.shape
         inputs = inputs.bfloat16().contiguous()
-        output = torch.empty(len(inputs), outputs)
+        output = torch.empty(len(inputs), self.out_features)
         self._library.multiply_rows(
-            self.plain.data_ptr(),
+            self.tiles.data_ptr(),
             inputs.data_ptr(),
-            features,
-            outputs,
+            self.in_features,
+            self.out_features,
             len(inputs),
             output.data_ptr(),
             torch.get_num_threads(),
@@ -128,11 +133,11 @@ class NativeStep:
         self._attended = first.heads * first.head_dim
         self._projected = self._attended + 2 * first.key_heads * first.head_dim
         self._intermediate = first.intermediate_size
-        self._vocabulary, self._slot_tokens = len(head.plain), slots.slot_tokens
+        self._vocabulary, self._slot_tokens = head.out_features, slots.slot_tokens
         self._model = _Model(
             layers=self._layers,
             norm=self._pointer(decoder.final_norm.weight),
-            head=self._pointer(head.plain),
+            head=self._pointer(head.tiles),
             layer_count=len(layers),
             hidden=self._hidden,
             intermediate=self._intermediate,
@@ -151,7 +156,7 @@ class NativeStep:
         """None where the model's weights were not laid out for it, or the library is not made for its sizes."""
         layers = cast("list[DecoderLayer]", list(decoder.layers))
         linears = [linear for layer in layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
-        if not isinstance(head, NativeLinear) or any(plain_weight(linear) is None for linear in linears):
+        if not isinstance(head, NativeLinear) or any(tiles_of(linear) is None for linear in linears):
             return None
         fits = layers[0].head_dim % LANES == 0 and layers[0].intermediate_size % LANES == 0
         return cls(decoder, head, slots) if fits else None
@@ -189,12 +194,12 @@ class NativeStep:
     def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> _Layer:
         weights = {
             "attention_norm": layer.attention_norm.weight,
-            "qkv": plain_weight(layer.qkv),
+            "qkv": tiles_of(layer.qkv),
             "head_norms": layer.head_weights,
-            "output": plain_weight(layer.output),
+            "output": tiles_of(layer.output),
             "mlp_norm": layer.mlp_norm.weight,
-            "gate_up": plain_weight(layer.gate_up),
-            "down": plain_weight(layer.down),
+            "gate_up": tiles_of(layer.gate_up),
+            "down": tiles_of(layer.down),
             "keys": keys,
             "values": values,
         }
@@ -206,6 +211,6 @@ class NativeStep:
         return tensor.data_ptr()
 
 
-def plain_weight(linear: nn.Module) -> torch.Tensor | None:
-    """The weight of a layer as (outputs, inputs), where its layout has kept it."""
-    return cast("torch.Tensor | None", getattr(linear, "plain", None))
+def tiles_of(linear: nn.Module) -> torch.Tensor | None:
+    """The weight of a layer as the library takes it, where its layout has it."""
+    return cast("torch.Tensor | None", getattr(linear, "tiles", None))

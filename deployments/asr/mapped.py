@@ -1,0 +1,30 @@
+"""Memory that comes straight from the system, in pages of a size that is asked for."""
+
+import math
+import mmap
+
+import torch
+
+HUGE_PAGE = 2 * 2**20
+"""Bytes; of x86-64 and of most others."""
+
+
+def mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool) -> torch.Tensor:
+    """Zeros that take memory as they are written to, page by page.
+
+    torch would write them, and numpy ask for huge pages.
+
+    Args:
+        shape: of the tensor.
+        dtype: of the tensor.
+        huge_pages: in which a processor reads a long way ahead, while it stops at the end of each small one: twice as
+            fast where much is read in order. In huge ones a single number takes two megabytes. A system that has none
+            gives small ones.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    memory = mmap.mmap(-1, size + HUGE_PAGE if huge_pages else size)
+    advice = getattr(mmap, "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE", None)  # Linux only
+    if advice is not None:
+        memory.madvise(advice)
+    start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE_PAGE if huge_pages else 0
+    return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=start).view(shape)
