@@ -131,12 +131,7 @@ class ModelRunner:
         length = max((sequence.position for sequence in sequences), default=0) + 1
         if reading is not None:
             piece = Piece(first_slot + len(sequences), reading.read, until)
-            if self._native is None or not sequences:
-                return self._step_reading(tokens, positions, first_slot, length, reading, piece)
-            # Each is faster on its own: the one by its calls of torch, the other by what it does per row.
-            none = torch.empty(0, dtype=torch.long)
-            logits = self._step_reading(none, none, piece.slot, piece.end, reading, piece)
-            return torch.cat([self._native(self._embed_tokens(tokens), positions, first_slot), logits])
+            return self._step_reading(tokens, positions, first_slot, length, reading, piece)
         if self._native is not None:
             return self._native(self._embed_tokens(tokens), positions, first_slot)
         if self._graphs is not None and first_slot == 0:

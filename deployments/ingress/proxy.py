@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.exceptions import DeadlineExceeded, ServiceUnavailable, TooManyRequests
 from deployments.ingress.errors import answer_error
+from deployments.ingress.malloc import return_freed_memory
 from deployments.ingress.replay import KeptBody, Room
 from deployments.ingress.request_age import AGE_HEADER
 from deployments.ingress.request_id import HEADER, safe_or_new
@@ -37,7 +38,8 @@ COMMENT = b":"
 
 
 def middleware() -> list[Middleware]:
-    """Called by Serve: what its proxy puts around everything."""
+    """Called by Serve, in the process of its proxy: what it puts around everything."""
+    return_freed_memory()  # of the bodies that are kept
     return [Middleware(ProxyMiddleware)]
 
 

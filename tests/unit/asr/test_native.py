@@ -116,19 +116,6 @@ def test_a_row_that_is_not_finite_stays_alone(folder: Path) -> None:
 
 
 @needs_library
-@torch.inference_mode()
-def test_a_prompt_is_read_beside_it(folder: Path) -> None:
-    runner, sequences = runner_of(folder, torch.bfloat16, packed=True)
-    expected = runner.decode(sequences[:-1])
-    reading = sequences[-1]
-    reading.answer.clear()
-    whole = runner.prefill([reading], first_slot=ROWS - 1)
-    logits = runner.decode(sequences[:-1], reading=reading, until=len(reading.prompt_ids))
-    assert torch.equal(logits[:-1], expected)
-    torch.testing.assert_close(logits[-1:], whole, rtol=0.1, atol=0.1)
-
-
-@needs_library
 @pytest.mark.parametrize("rows", [1, 4, 5, 11])
 @torch.inference_mode()
 def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
