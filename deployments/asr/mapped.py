@@ -22,7 +22,8 @@ def mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool
             gives small ones.
     """
     size = math.prod(shape) * dtype.itemsize
-    memory = mmap.mmap(-1, size + HUGE_PAGE if huge_pages else size)
+    # Private: shared memory, which is Python's default, has no huge pages on most systems.
+    memory = mmap.mmap(-1, size + HUGE_PAGE if huge_pages else size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     advice = getattr(mmap, "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE", None)  # Linux only
     if advice is not None:
         memory.madvise(advice)
