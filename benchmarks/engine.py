@@ -34,6 +34,7 @@ from deployments.asr.answer import AnswerReader
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.device import choose_dtype, prepare_gpu
 from deployments.asr.linear import pack
+from deployments.asr.mapped import mapped_zeros
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
@@ -241,8 +242,11 @@ def _decode_weights(checkpoint: Checkpoint) -> int:
 
 
 def read_bandwidth(device: torch.device) -> float:
-    """Bytes per second of a pass over memory that no cache holds; the best of five."""
-    block = torch.ones((2**32 if device.type == "cuda" else 2**28) // 4, device=device)
+    """Bytes per second of a pass over memory that no cache holds, on a CPU in huge pages; the best of five."""
+    if device.type == "cuda":
+        block = torch.ones(2**30, device=device)
+    else:
+        block = mapped_zeros((2**26,), torch.float32, huge_pages=True).fill_(1)
     return block.nbytes / min(1e-3 * milliseconds(block.sum) for _ in range(6))
 
 

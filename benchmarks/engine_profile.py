@@ -2,7 +2,8 @@
 
     python -m benchmarks.engine_profile --checkpoint .work/random-0.6B
 
-By torch's profiler, which makes small operators some microseconds longer. A decode step is bound by the memory that its
+By torch's profiler, which makes small operators some microseconds longer; of a decode step in C, its products are timed
+on their own, and all else is one figure. A decode step is bound by the memory that its
 weights are read from, a prompt by arithmetic: *best* is what a plain pass over memory, or one large product, reached in
 the same process.
 """
@@ -11,9 +12,11 @@ import argparse
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import machine, results
@@ -21,11 +24,13 @@ from benchmarks.engine import SLOT_TOKENS, choose_next, milliseconds, noise_sequ
 from benchmarks.results import Cell
 from deployments.asr.checkpoint import load
 from deployments.asr.device import choose_dtype
-from deployments.asr.linear import pack
+from deployments.asr.linear import TwofoldLinear, pack
+from deployments.asr.native import TILE, NativeLinear
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
+from deployments.asr.sequence import Sequence
 
 CPU = torch.device("cpu")
 REPEATS = 5
@@ -40,6 +45,8 @@ COLUMNS = [
     "products reach",
     "best",
 ]
+Stage = tuple[float, float, float | None, float | None, float | None]
+"""Milliseconds in all, in products, attention, other operators, and outside of any; None where it is not known."""
 PRODUCTS = ("linear", "addmm", "aten::mm", "convolution", "conv2d")
 ATTENTION = ("attention", "bmm", "softmax")
 
@@ -88,16 +95,45 @@ def measure(checkpoint_folder: Path, step_rows: list[int]) -> list[list[Cell]]:
     for index, sequence in enumerate(sequences):
         runner.encode([sequence])
         choose_next(runner.prefill([sequence], first_slot=index), [sequence])
+    native = _native_weights(checkpoint.model) if runner.steps_in_c else None
     for rows in step_rows:
         group = sequences[:rows]
-        stepping = _profiled(lambda group=group: choose_next(runner.decode(group), group))  # type: ignore[misc]
+        step = partial(_step, runner, group)
+        stepping = _profiled(step) if native is None else _native(step, native, rows)
         reached = _reached(in_step * dtype.itemsize, stepping[1], bandwidth, "GB/s")
         table.append(["decode step", rows, *stepping, *reached])
     return table
 
 
-def _profiled(work: Callable[[], object]) -> tuple[float, float, float, float, float]:
-    """Milliseconds in all, in products, attention, other operators, and outside of any; medians of each."""
+def _native_weights(model: nn.Module) -> list[NativeLinear]:
+    """What a decode step in C multiplies with, the head last."""
+    layers = [
+        NativeLinear(part.tiles, len(part.tiles) * TILE) for part in model.modules() if isinstance(part, TwofoldLinear)
+    ]
+    return [*layers, *(part for part in model.modules() if isinstance(part, NativeLinear))]
+
+
+def _step(runner: ModelRunner, group: list[Sequence]) -> None:
+    choose_next(runner.decode(group), group)
+
+
+def _native(work: Callable[[], object], weights: list[NativeLinear], rows: int) -> Stage:
+    """As `_profiled`, of a step in C: what its products take alone, and all the rest."""
+    inputs = [torch.randn(rows, weight.in_features, dtype=torch.bfloat16) for weight in weights]
+
+    def multiply() -> None:
+        for weight, rows_of_it in zip(weights, inputs, strict=True):
+            weight(rows_of_it)
+
+    work()
+    multiply()
+    total = statistics.median(milliseconds(work) for _ in range(REPEATS))
+    products = statistics.median(milliseconds(multiply) for _ in range(REPEATS))
+    return total, products, None, max(0.0, total - products), None
+
+
+def _profiled(work: Callable[[], object]) -> Stage:
+    """Medians of each by torch's profiler."""
     work()
     runs: list[tuple[float, ...]] = []
     for _ in range(REPEATS):

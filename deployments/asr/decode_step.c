@@ -5,7 +5,8 @@
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
  * Residuals and sums are float32, what goes into a product is bfloat16. Weights lie in the order in which they are read,
- * (outputs / TILE, inputs / LANES, TILE, LANES): a processor fetches one stream ahead much better than four.
+ * for a processor fetches one stream ahead much better than many, and so that each lane of a register sums one output:
+ * (outputs / TILE, inputs / 2, TILE, 2).
  */
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
@@ -19,9 +20,10 @@
 typedef uint16_t bf16;
 
 enum {
-    LANES = 32, /* bfloat16 numbers in a register */
-    TILE = 4,   /* outputs, and rows, that are computed at a time: their sums stay in registers */
-    SHARE = 16  /* tiles that a thread takes at a time */
+    LANES = 16, /* float32 numbers, or pairs of bfloat16, in a register */
+    TILE = 32,  /* outputs, and */
+    GROUP = 8,  /* rows, that are computed at a time: their sums stay in registers */
+    SHARE = 2   /* tiles that a thread takes at a time */
 };
 
 typedef struct {
@@ -51,7 +53,7 @@ typedef struct {
     float *residual;          /* (rows, hidden): the embeddings, and what becomes of them */
     float *logits;            /* (rows, vocabulary) */
     float *projected;         /* (rows, largest number of outputs), scratch, as all that follow */
-    bf16 *normed;             /* (threads, rows, hidden) */
+    bf16 *normed;             /* inputs of products: (threads, rows, hidden) */
     bf16 *attended;           /* (rows, heads * head_dim) */
     bf16 *gated;              /* (rows, intermediate) */
     float *scores;            /* (threads, slot_tokens) */
@@ -73,12 +75,18 @@ static inline bf16 narrow(float number) { /* to the nearest, of two the even one
 
 static inline __m512bh load(const bf16 *numbers) { return (__m512bh)_mm512_loadu_si512(numbers); }
 
+static inline __m512bh repeat(const bf16 *pair) {
+    int32_t bits;
+    memcpy(&bits, pair, sizeof bits);
+    return (__m512bh)_mm512_set1_epi32(bits);
+}
+
 static inline float norm_factor(const float *numbers, int64_t size, float epsilon) {
-    float squares[16] = {0}; /* sixteen sums, which fit a register */
-    for (int64_t i = 0; i < size; i += 16)
-        for (int64_t lane = 0; lane < 16; lane++) squares[lane] += numbers[i + lane] * numbers[i + lane];
+    float squares[LANES] = {0};
+    for (int64_t i = 0; i < size; i += LANES)
+        for (int64_t lane = 0; lane < LANES; lane++) squares[lane] += numbers[i + lane] * numbers[i + lane];
     float sum = 0;
-    for (int64_t lane = 0; lane < 16; lane++) sum += squares[lane];
+    for (int64_t lane = 0; lane < LANES; lane++) sum += squares[lane];
     return 1 / sqrtf(sum / (float)size + epsilon);
 }
 
@@ -89,43 +97,47 @@ static void normalise(const float *residual, const bf16 *weight, float epsilon, 
     }
 }
 
-/* Sums of TILE outputs for `rows` rows: to[row][output]. Inlined for each number of rows, so that all stays in registers. */
+/* TILE outputs of `rows` rows. Inlined for each number of rows, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) void tile_of(
-    const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[TILE][TILE]) {
-    __m512 sums[TILE][TILE];
-    for (int row = 0; row < rows; row++)
-        for (int output = 0; output < TILE; output++) sums[row][output] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < size; i += LANES) {
-        __m512bh weights[TILE];
-        for (int output = 0; output < TILE; output++) weights[output] = load(weight + TILE * i + LANES * output);
+    const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
+    __m512 low[GROUP], high[GROUP]; /* halves of the tile */
+    for (int row = 0; row < rows; row++) low[row] = high[row] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += 2) {
+        __m512bh low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + TILE);
         for (int row = 0; row < rows; row++) {
-            __m512bh input = load(inputs + row * size + i);
-            for (int output = 0; output < TILE; output++)
-                sums[row][output] = _mm512_dpbf16_ps(sums[row][output], weights[output], input);
+            __m512bh input = repeat(inputs + row * size + i);
+            low[row] = _mm512_dpbf16_ps(low[row], low_weights, input);
+            high[row] = _mm512_dpbf16_ps(high[row], high_weights, input);
         }
     }
-    for (int row = 0; row < rows; row++)
-        for (int output = 0; output < TILE; output++) to[row][output] = _mm512_reduce_add_ps(sums[row][output]);
+    for (int row = 0; row < rows; row++) {
+        _mm512_storeu_ps(to[row], low[row]);
+        _mm512_storeu_ps(to[row] + LANES, high[row]);
+    }
 }
 
-static void tile(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t rows, float to[TILE][TILE]) {
+static void tile(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t rows, float to[GROUP][TILE]) {
     switch (rows) {
         case 1: tile_of(weight, inputs, size, 1, to); break;
         case 2: tile_of(weight, inputs, size, 2, to); break;
         case 3: tile_of(weight, inputs, size, 3, to); break;
-        default: tile_of(weight, inputs, size, 4, to);
+        case 4: tile_of(weight, inputs, size, 4, to); break;
+        case 5: tile_of(weight, inputs, size, 5, to); break;
+        case 6: tile_of(weight, inputs, size, 6, to); break;
+        case 7: tile_of(weight, inputs, size, 7, to); break;
+        default: tile_of(weight, inputs, size, 8, to);
     }
 }
 
-static inline int64_t rows_at(int64_t first, int64_t rows) { return rows - first < TILE ? rows - first : TILE; }
+static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
 
 /* A product's share of the threads that call it together: to (rows, outputs), or added to what is there. */
 static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to, int add) {
 #pragma omp for schedule(dynamic, SHARE)
     for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += TILE) {
-            float sums[TILE][TILE];
-            int64_t count = rows_at(first, rows);
+        for (int64_t first = 0; first < rows; first += GROUP) {
+            float sums[GROUP][TILE];
+            int64_t count = group_of(first, rows);
             tile(weight + output * size, inputs + first * size, size, count, sums);
             for (int64_t row = 0; row < count; row++) {
                 float *at = to + (first + row) * outputs + output;
@@ -135,19 +147,19 @@ static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64
 }
 
 /* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
-static void multiply_gated(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, bf16 *to) {
+static void multiply_gated(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, bf16 *gated) {
 #pragma omp for schedule(dynamic, SHARE)
     for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += TILE) {
-            float gates[TILE][TILE], values[TILE][TILE];
-            int64_t count = rows_at(first, rows);
+        for (int64_t first = 0; first < rows; first += GROUP) {
+            float gates[GROUP][TILE], values[GROUP][TILE];
+            int64_t count = group_of(first, rows);
             tile(weight + output * size, inputs + first * size, size, count, gates);
             tile(weight + (outputs + output) * size, inputs + first * size, size, count, values);
-            for (int64_t row = 0; row < count; row++)
-                for (int64_t i = 0; i < TILE; i++) {
-                    float gate = gates[row][i];
-                    to[(first + row) * outputs + output + i] = narrow(gate / (1 + expf(-gate)) * values[row][i]);
-                }
+            for (int64_t row = 0; row < count; row++) {
+                bf16 *to = gated + (first + row) * outputs + output;
+                for (int64_t i = 0; i < TILE; i++)
+                    to[i] = narrow(gates[row][i] / (1 + expf(-gates[row][i])) * values[row][i]);
+            }
         }
 }
 
@@ -173,12 +185,12 @@ static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values,
                         float *scores, bf16 *to) {
     for (int64_t token = 0; token < length; token++) {
         __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = 0; i < head_dim; i += LANES)
+        for (int64_t i = 0; i < head_dim; i += 2 * LANES)
             sum = _mm512_dpbf16_ps(sum, load(query + i), load(keys + token * head_dim + i));
         scores[token] = _mm512_reduce_add_ps(sum);
     }
     softmax(scores, length);
-    for (int64_t i = 0; i < head_dim; i += LANES) {
+    for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
         __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps(); /* a register holds pairs of numbers */
         for (int64_t token = 0; token < length; token++) {
             __m512i pairs = _mm512_loadu_si512(values + token * head_dim + i);
@@ -186,10 +198,10 @@ static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values,
             even = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even);
             odd = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))), odd);
         }
-        float evens[16], odds[16];
+        float evens[LANES], odds[LANES];
         _mm512_storeu_ps(evens, even);
         _mm512_storeu_ps(odds, odd);
-        for (int64_t pair = 0; pair < 16; pair++) {
+        for (int64_t pair = 0; pair < LANES; pair++) {
             to[i + 2 * pair] = narrow(evens[pair]);
             to[i + 2 * pair + 1] = narrow(odds[pair]);
         }
@@ -244,7 +256,7 @@ void decode_step(const Model *model, const Step *step, int threads) {
     }
 }
 
-/* inputs (rows, size) times a weight (outputs, size): to (rows, outputs). */
+/* One product: inputs (rows, size) to (rows, outputs). */
 void multiply_rows(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to,
                    int threads) {
 #pragma omp parallel num_threads(threads)

@@ -212,7 +212,7 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
 def _native(linear: nn.Linear) -> nn.Module:
     if not suits(linear):
         raise UnsuitableLayer
-    return NativeLinear(linear)
+    return NativeLinear(tiled(linear.weight), linear.out_features)
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve.asr")
 
-LANES = 32
-"""Sizes are multiples of it: numbers in a register."""
-TILE = 4
-"""Numbers of outputs are multiples of it."""
+TILE = 32
+"""Outputs that are summed side by side. Sizes are multiples of it, but for the vocabulary, which is filled up."""
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -79,41 +77,54 @@ def suits(linear: nn.Linear) -> bool:
         library() is not None
         and linear.weight.dtype == torch.bfloat16
         and linear.bias is None
-        and linear.in_features % LANES == 0
-        and linear.out_features % TILE == 0
+        and linear.in_features % TILE == 0
     )
 
 
 def tiled(weight: torch.Tensor) -> torch.Tensor:
-    """A weight, (outputs, inputs), in the order in which the library reads it: (outputs / 4, inputs / 32, 4, 32)."""
+    """A weight, (outputs, inputs), in the order in which it is read: (outputs / TILE, inputs / 2, TILE, 2).
+
+    Outputs that are missing from the last tile are zeros.
+    """
     outputs, inputs = weight.shape
-    tiles = mapped_zeros((outputs // TILE, inputs // LANES, TILE, LANES), weight.dtype, huge_pages=True)
-    return tiles.copy_(weight.detach().view(outputs // TILE, TILE, inputs // LANES, LANES).transpose(1, 2))
+    tiles = mapped_zeros((-(-outputs // TILE), inputs // 2, TILE, 2), weight.dtype, huge_pages=True)
+    whole = outputs // TILE
+    tiles[:whole] = weight.detach()[: whole * TILE].view(whole, TILE, inputs // 2, 2).transpose(1, 2)
+    if rest := outputs - whole * TILE:
+        tiles[whole, :, :rest] = weight.detach()[whole * TILE :].view(rest, inputs // 2, 2).transpose(0, 1)
+    return tiles
 
 
 class NativeLinear(nn.Module):
-    """`nn.Linear` for few rows, which returns float32. The layer must suit the library."""
+    """`nn.Linear` for few rows, which returns float32.
 
-    def __init__(self, linear: nn.Linear):
+    Args:
+        tiles: its weight, `tiled`.
+        outputs: how many it has.
+    """
+
+    def __init__(self, tiles: torch.Tensor, outputs: int):
         super().__init__()
-        self.tiles = tiled(linear.weight)
-        self.out_features, self.in_features = linear.weight.shape
+        self.tiles = tiles
+        self.out_features, self.in_features = outputs, tiles.shape[1] * 2
+        self.summed = len(tiles) * TILE
+        """Outputs with those that fill up the last tile."""
         self._library = cast(CDLL, library())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
         inputs = inputs.bfloat16().contiguous()
-        output = torch.empty(len(inputs), self.out_features)
+        output = torch.empty(len(inputs), self.summed)
         self._library.multiply_rows(
             self.tiles.data_ptr(),
             inputs.data_ptr(),
             self.in_features,
-            self.out_features,
+            self.summed,
             len(inputs),
             output.data_ptr(),
             torch.get_num_threads(),
         )
-        return output
+        return output[:, : self.out_features]
 
 
 class NativeStep:
@@ -133,7 +144,7 @@ class NativeStep:
         self._attended = first.heads * first.head_dim
         self._projected = self._attended + 2 * first.key_heads * first.head_dim
         self._intermediate = first.intermediate_size
-        self._vocabulary, self._slot_tokens = head.out_features, slots.slot_tokens
+        self._vocabulary, self._summed, self._slot_tokens = head.out_features, head.summed, slots.slot_tokens
         self._model = _Model(
             layers=self._layers,
             norm=self._pointer(decoder.final_norm.weight),
@@ -144,7 +155,7 @@ class NativeStep:
             heads=first.heads,
             key_heads=first.key_heads,
             head_dim=self._head_dim,
-            vocabulary=self._vocabulary,
+            vocabulary=self._summed,
             slot_tokens=self._slot_tokens,
             epsilon=decoder.final_norm.epsilon,
             head_epsilon=first.head_epsilon,
@@ -158,8 +169,7 @@ class NativeStep:
         linears = [linear for layer in layers for linear in (layer.qkv, layer.output, layer.gate_up, layer.down)]
         if not isinstance(head, NativeLinear) or any(tiles_of(linear) is None for linear in linears):
             return None
-        fits = layers[0].head_dim % LANES == 0 and layers[0].intermediate_size % LANES == 0
-        return cls(decoder, head, slots) if fits else None
+        return cls(decoder, head, slots) if layers[0].head_dim % TILE == 0 else None
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int) -> torch.Tensor:
         """Advance the rows in the slots from `first_slot` on.
@@ -173,7 +183,7 @@ class NativeStep:
         """
         rows, threads = len(positions), torch.get_num_threads()
         cosines, sines = self._decoder.rotation(embeddings, positions)
-        logits = torch.empty(rows, self._vocabulary)
+        logits = torch.empty(rows, self._summed)
         tensors = {
             "positions": positions,
             "cosines": cosines.float().contiguous(),
@@ -189,7 +199,7 @@ class NativeStep:
         pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         step = _Step(rows=rows, first_slot=first_slot, **pointers)
         self._library.decode_step(byref(self._model), byref(step), threads)
-        return logits
+        return logits[:, : self._vocabulary]
 
     def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> _Layer:
         weights = {

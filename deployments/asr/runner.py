@@ -62,6 +62,11 @@ class ModelRunner:
         self._native = NativeStep.of(self._decoder, self._head, self.cache)
 
     @property
+    def steps_in_c(self) -> bool:
+        """Whether decode steps that read no prompt are calls of the library in C."""
+        return self._native is not None
+
+    @property
     def encode_s(self) -> float:
         """Seconds that encoding last took; on a GPU to be read when the host has waited for what came after it."""
         return self._encoded_before_s + self._encoding.seconds

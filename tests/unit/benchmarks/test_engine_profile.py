@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks import engine_profile
 from benchmarks.engine_profile import COLUMNS, measure
+from deployments.asr import native
 
 
 def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,6 +25,17 @@ def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.M
         assert len(numbers) == len(parts)
         assert numbers[0] > 0
     assert [row["best"] for row in rows] == [None, "2 GFLOP/s", "1 GB/s", "1 GB/s"]
+
+
+def test_a_step_in_c_has_its_products_and_the_rest(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_profile, "read_bandwidth", lambda _: 1e9)
+    monkeypatch.setattr(engine_profile, "_arithmetic", lambda _: 2e9)
+    *_, row = [dict(zip(COLUMNS, row, strict=True)) for row in measure(odd_folder, [2])]
+    products, rest = row["products ms"], row["other operators ms"]
+    assert isinstance(products, float)
+    assert isinstance(rest, float)
+    assert products > 0
+    assert (row["attention ms"] is None) == (native.library() is not None)
 
 
 def test_operators_are_told_apart() -> None:
