@@ -2,8 +2,9 @@
 
     python -m benchmarks.demo_aligner.evaluate [--checkpoint DIR] [--sentences 300]
 
-Aligns with the service's own aligner. Prints one line per group of recordings and per voice, writes the same to
-`metrics.json` beside the weights, and puts the table into the model card there. Needs flite and espeak-ng.
+Aligns with the service's own aligner, which hears no long pauses. Prints one line per group of recordings and per voice,
+writes the same to `metrics.json` beside the weights, and puts the table into the model card there. Needs flite and
+espeak-ng.
 """
 
 import argparse
@@ -22,6 +23,10 @@ from benchmarks.demo_aligner.scoring import Score, align, errors_of
 from benchmarks.demo_checkpoint.card import write_metrics
 from benchmarks.demo_checkpoint.grammar import Language
 from deployments.aligner.checkpoint import load_aligner
+from deployments.audio.pauses import Shortened, without_long_pauses
+from deployments.audio.silero import SileroVad
+from deployments.audio.speech import SpeechFinder, SpeechOptions
+from deployments.transcription.utterance import Waveform
 
 GOAL_MS = 60.0
 """Mean absolute error that unseen sentences of trained voices must stay within."""
@@ -33,18 +38,31 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
     scores: list[Score] = []
     by_voice: dict[tuple[Language, str], list[list[float]]] = defaultdict(list)
     for group in testset.build(sentences):
+        spoken = [_as_served(item.waveform) for item in group.items]
         found = align(
             loaded.checkpoint.model,
             loaded.processor,
-            [(item.waveform, item.text, item.language) for item in group.items],
+            [(heard.waveform, item.text, item.language) for heard, item in zip(spoken, group.items, strict=True)],
         )
-        errors = [errors_of(item.times, times) for item, times in zip(group.items, found, strict=True)]
+        errors = [
+            errors_of(
+                item.times,
+                [time for pair in zip(times[::2], times[1::2], strict=True) for time in heard.original(*pair)],
+            )
+            for item, heard, times in zip(group.items, spoken, found, strict=True)
+        ]
         scores.append(_score(group.name, group.language, errors))
         if group.name == "trained voices":
             for item, own in zip(group.items, errors, strict=True):
                 by_voice[group.language, item.voice].append(own)
     scores += [_score(f"voice {voice}", language, errors) for (language, voice), errors in by_voice.items()]
     return scores
+
+
+def _as_served(waveform: Waveform) -> Shortened:
+    """What the service gives its aligner of an utterance."""
+    finder = SpeechFinder(SileroVad(), SpeechOptions())
+    return without_long_pauses(waveform, [*finder.push(waveform), *finder.finish()])
 
 
 def _score(group: str, language: Language, errors: list[list[float]]) -> Score:

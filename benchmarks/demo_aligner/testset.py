@@ -55,6 +55,7 @@ def build(sentences: int) -> Iterator[TimedGroup]:
         yield TimedGroup("telephone, 8 kHz mu-law", language, line)
         noisy = [_noisy(item) for item in spoken[: len(some)]]
         yield TimedGroup(f"pink noise at {NOISE_SNR_DB:.0f} dB", language, noisy)
+        yield TimedGroup("a pause of 1 to 2.9 s between two", language, list(_paused(spoken, language, len(some))))
         yield TimedGroup("20 to 30 s of sentences", language, list(_long(spoken, language, max(1, len(some) // 5))))
 
 
@@ -79,6 +80,23 @@ def _speak(lines: list[tuple[voices.Voice, str]], seed: str) -> list[TimedItem]:
 def _noisy(item: TimedItem) -> TimedItem:
     pink = augment.noise("pink", item.waveform.size, np.random.default_rng(item.waveform.size))
     return replace(item, waveform=augment.mix(item.waveform, pink, NOISE_SNR_DB))
+
+
+def _paused(spoken: list[TimedItem], language: Language, count: int) -> Iterator[TimedItem]:
+    """Two sentences of one voice, with a longer pause between them than any in the training."""
+    rng = random.Random(f"aligner paused/{language}")
+    by_voice = {item.voice: [other for other in spoken if other.voice == item.voice] for item in spoken}
+    for _ in range(count):
+        first, second = rng.sample(by_voice[rng.choice(sorted(by_voice))], k=2)
+        pause = np.zeros(int(rng.uniform(1.0, 2.9) * SAMPLE_RATE), np.float32)
+        begins_s = (first.waveform.size + pause.size) / SAMPLE_RATE
+        yield TimedItem(
+            np.concatenate([first.waveform, pause, second.waveform]),
+            grammar.join([first.text, second.text], language),
+            language,
+            first.voice,
+            [*first.times, *shifted(second.times, 1.0, begins_s)],
+        )
 
 
 def _long(spoken: list[TimedItem], language: Language, count: int) -> Iterator[TimedItem]:
