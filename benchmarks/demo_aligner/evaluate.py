@@ -3,8 +3,8 @@
     python -m benchmarks.demo_aligner.evaluate [--checkpoint DIR] [--sentences 300]
 
 Aligns with the service's own aligner, which hears no long pauses. Prints one line per group of recordings and per
-voice, writes the same to `metrics.json` beside the weights, and puts the table into the model card there. Needs flite and
-espeak-ng.
+voice, writes the same to `metrics.json` beside the weights, and puts the table into the model card there. Needs flite
+and espeak-ng.
 """
 
 import argparse
