@@ -109,9 +109,11 @@ clean:  ## remove what the other targets made, but no training data
 
 # Stamps: an unchanged checkout is set up without touching the network.
 .venv/.serve: pyproject.toml constraints.txt deployments/asr/decode_step.c | .venv/bin/python
+	@rm -f deployments/asr/_decode_step*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 .venv/.dev: pyproject.toml constraints.txt deployments/asr/decode_step.c | .venv/bin/python
+	@rm -f deployments/asr/_decode_step*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/.serve

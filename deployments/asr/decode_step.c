@@ -4,9 +4,9 @@
  * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
- * Residuals and sums are float32, what goes into a product is bfloat16. Weights lie in the order in which they are read,
- * for a processor fetches one stream ahead much better than many, and so that each lane of a register sums one output:
- * (outputs / TILE, inputs / 2, TILE, 2).
+ * Residuals and sums are float32, what goes into a product is bfloat16. Weights lie in the order in which they are read, as
+ * (outputs / TILE, inputs / 2, TILE, 2): a processor fetches one stream ahead much better than many. Each lane of a register
+ * sums one output, of pairs of inputs, which is what the processor's instruction multiplies.
  */
 
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
@@ -20,10 +20,11 @@
 typedef uint16_t bf16;
 
 enum {
-    LANES = 16, /* float32 numbers, or pairs of bfloat16, in a register */
-    TILE = 32,  /* outputs, and */
-    GROUP = 8,  /* rows, that are computed at a time: their sums stay in registers */
-    SHARE = 2   /* tiles that a thread takes at a time */
+    LANES = 16,     /* float32 numbers, or pairs of bfloat16, in a register */
+    TILE = 32,      /* outputs, and */
+    GROUP = 8,      /* rows, that are computed at a time: their sums stay in registers */
+    SHARE = 2,      /* tiles that a thread takes at a time */
+    MAX_COLUMNS = 4 /* registers that a head fills: head_dim <= 128 */
 };
 
 typedef struct {
@@ -37,6 +38,8 @@ typedef struct {
     bf16 *keys, *values;        /* (slots, key_heads, slot_tokens, head_dim) */
 } Layer;
 
+/* hidden, intermediate and the outputs of qkv are multiples of TILE, head_dim of LANES; vocabulary counts what fills up its
+ * last tile. Nothing in here checks that, nor the numbers of a Step. */
 typedef struct {
     const Layer *layers;
     const bf16 *norm; /* (hidden,) */
@@ -46,8 +49,8 @@ typedef struct {
 } Model;
 
 typedef struct {
-    int64_t rows, first_slot;
-    const int64_t *positions; /* (rows,) where in its slot each token goes */
+    int64_t rows, first_slot; /* first_slot + rows <= slots */
+    const int64_t *positions; /* (rows,) where in its slot each token goes: 0 <= position < slot_tokens */
     const float *cosines;     /* (rows, head_dim) */
     const float *sines;       /* (rows, head_dim), the first half negated */
     float *residual;          /* (rows, hidden): the embeddings, and what becomes of them */
@@ -74,6 +77,10 @@ static inline bf16 narrow(float number) { /* to the nearest, of two the even one
 }
 
 static inline __m512bh load(const bf16 *numbers) { return (__m512bh)_mm512_loadu_si512(numbers); }
+
+static inline __m512i load_some(const bf16 *numbers, int64_t count) { /* zeros after `count` numbers */
+    return _mm512_maskz_loadu_epi16(count < 2 * LANES ? ((__mmask32)1 << count) - 1 : (__mmask32)-1, numbers);
+}
 
 static inline __m512bh repeat(const bf16 *pair) {
     int32_t bits;
@@ -131,7 +138,7 @@ static void tile(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t r
 
 static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
 
-/* A product's share of the threads that call it together: to (rows, outputs), or added to what is there. */
+/* To (rows, outputs), or added to what is there. All threads call it and share the outputs; none leaves before all are done. */
 static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to, int add) {
 #pragma omp for schedule(dynamic, SHARE)
     for (int64_t output = 0; output < outputs; output += TILE)
@@ -176,35 +183,53 @@ static void rotate(const float *head, const bf16 *weight, const float *cosines, 
 
 static void softmax(float *scores, int64_t size) {
     float highest = scores[0], sum = 0;
-    for (int64_t i = 1; i < size; i++) highest = fmaxf(highest, scores[i]);
+    for (int64_t i = 1; i < size; i++) highest = scores[i] > highest ? scores[i] : highest; /* fmaxf would be a call */
     for (int64_t i = 0; i < size; i++) sum += scores[i] = expf(scores[i] - highest);
     for (int64_t i = 0; i < size; i++) scores[i] /= sum;
+}
+
+/* Values weighted by scores, in one pass over them. Inlined for each number of columns, registers that a head fills. */
+static inline __attribute__((always_inline)) void weigh(
+    const bf16 *values, const float *scores, int64_t length, int64_t head_dim, int columns, bf16 *to) {
+    __m512 even[MAX_COLUMNS], odd[MAX_COLUMNS]; /* a register of values holds pairs */
+    for (int column = 0; column < columns; column++) even[column] = odd[column] = _mm512_setzero_ps();
+    for (int64_t token = 0; token < length; token++) {
+        __m512 score = _mm512_set1_ps(scores[token]);
+        for (int column = 0; column < columns; column++) {
+            int64_t at = 2 * LANES * column;
+            __m512i pairs = load_some(values + token * head_dim + at, head_dim - at);
+            __m512i high = _mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000));
+            even[column] = _mm512_fmadd_ps(score, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even[column]);
+            odd[column] = _mm512_fmadd_ps(score, _mm512_castsi512_ps(high), odd[column]);
+        }
+    }
+    for (int column = 0; column < columns; column++) {
+        float evens[LANES], odds[LANES];
+        _mm512_storeu_ps(evens, even[column]);
+        _mm512_storeu_ps(odds, odd[column]);
+        for (int64_t i = 2 * LANES * column, pair = 0; i < head_dim && pair < LANES; i += 2, pair++) {
+            to[i] = narrow(evens[pair]);
+            to[i + 1] = narrow(odds[pair]);
+        }
+    }
 }
 
 static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values, int64_t length, int64_t head_dim,
                         float *scores, bf16 *to) {
     for (int64_t token = 0; token < length; token++) {
         __m512 sum = _mm512_setzero_ps();
-        for (int64_t i = 0; i < head_dim; i += 2 * LANES)
-            sum = _mm512_dpbf16_ps(sum, load(query + i), load(keys + token * head_dim + i));
+        for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
+            __m512i key = load_some(keys + token * head_dim + i, head_dim - i);
+            sum = _mm512_dpbf16_ps(sum, (__m512bh)load_some(query + i, head_dim - i), (__m512bh)key);
+        }
         scores[token] = _mm512_reduce_add_ps(sum);
     }
     softmax(scores, length);
-    for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
-        __m512 even = _mm512_setzero_ps(), odd = _mm512_setzero_ps(); /* a register holds pairs of numbers */
-        for (int64_t token = 0; token < length; token++) {
-            __m512i pairs = _mm512_loadu_si512(values + token * head_dim + i);
-            __m512 weight = _mm512_set1_ps(scores[token]);
-            even = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), even);
-            odd = _mm512_fmadd_ps(weight, _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))), odd);
-        }
-        float evens[LANES], odds[LANES];
-        _mm512_storeu_ps(evens, even);
-        _mm512_storeu_ps(odds, odd);
-        for (int64_t pair = 0; pair < LANES; pair++) {
-            to[i + 2 * pair] = narrow(evens[pair]);
-            to[i + 2 * pair + 1] = narrow(odds[pair]);
-        }
+    switch ((head_dim + 2 * LANES - 1) / (2 * LANES)) {
+        case 1: weigh(values, scores, length, head_dim, 1, to); break;
+        case 2: weigh(values, scores, length, head_dim, 2, to); break;
+        case 3: weigh(values, scores, length, head_dim, 3, to); break;
+        default: weigh(values, scores, length, head_dim, MAX_COLUMNS, to);
     }
 }
 
@@ -234,6 +259,12 @@ static void attend(const Model *model, const Layer *layer, const Step *step, flo
     }
 }
 
+/* What native.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
+ * sizes of what is passed, and TILE. */
+const int64_t decode_step_interface[] = {1, sizeof(Layer), sizeof(Model), sizeof(Step), TILE};
+
+/* Each product, and attend, ends when all threads are done with it. residual is read by normalise, and next written two
+ * products later; normed and scores are each thread's own. So nothing is written that another thread still reads. */
 void decode_step(const Model *model, const Step *step, int threads) {
     int64_t rows = step->rows, hidden = model->hidden, inner = model->heads * model->head_dim;
     int64_t projections = inner + 2 * model->key_heads * model->head_dim;

@@ -65,15 +65,9 @@ class PackedLinear(nn.Module):
 
 
 class TwofoldLinear(PackedLinear):
-    """`PackedLinear` for many rows, and the weight once more for those that `NativeStep` multiplies, which are few.
-
-    Raises:
-        UnsuitableLayer: there is no library for decode steps here, or it does not take this layer.
-    """
+    """`PackedLinear` for many rows, with its weight once more as `NativeStep` reads it."""
 
     def __init__(self, linear: nn.Linear):
-        if not suits(linear):
-            raise UnsuitableLayer
         super().__init__(linear)
         self.tiles = tiled(linear.weight)
 
@@ -178,8 +172,8 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
         quantization: `int8` replaces the weights by rounded ones.
         spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once.
 
-    Returns the name of each layout used and how many layers have it, for the log. A layer whose layout this build of
-    torch lacks keeps its plain weight.
+    Returns the name of each layout used and how many layers have it, for the log; with `TwofoldLinear` decode steps run
+    in C. A layer whose layout this build of torch lacks keeps its plain weight.
 
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
@@ -187,15 +181,16 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     language_model = Decoder.of(model)
     text = {linear for _, _, linear in _linears(language_model)}
     spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
+    in_c = quantization == "none" and spare and suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
     for parent, name, linear in _linears(model):
         layouts: tuple[Layout, ...] = (PackedLinear,)
         if quantization == "int8":
             layouts = (Int8Linear,)
         elif linear in text:
-            layouts = (DualLinear, TwofoldLinear, PackedLinear) if spare else (HalfLinear, PackedLinear)
+            layouts = (TwofoldLinear if in_c else DualLinear if spare else HalfLinear, PackedLinear)
         elif linear is model.lm_head:
-            layouts = (HalfLinear, _native, PackedLinear)
+            layouts = (_native if in_c else HalfLinear, PackedLinear)
         packed = _first_that_works(layouts, linear)
         if quantization == "int8" and packed is linear:
             raise CheckpointError(
@@ -210,8 +205,6 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
 
 
 def _native(linear: nn.Linear) -> nn.Module:
-    if not suits(linear):
-        raise UnsuitableLayer
     return NativeLinear(tiled(linear.weight), linear.out_features)
 
 
@@ -221,7 +214,12 @@ def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Modu
         try:
             packed = layout(linear)
             packed(torch.zeros(1, linear.in_features, dtype=linear.weight.dtype))
-        except (UnsuitableLayer, AttributeError, RuntimeError):  # AttributeError: this build lacks the operator
+        except (
+            UnsuitableLayer,
+            AttributeError,
+            RuntimeError,
+            OSError,
+        ):  # this build lacks the operator, or memory is out
             continue
         return packed
     return linear

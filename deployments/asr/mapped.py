@@ -1,5 +1,6 @@
 """Memory that comes straight from the system, in pages of a size that is asked for."""
 
+import contextlib
 import math
 import mmap
 
@@ -12,7 +13,7 @@ HUGE_PAGE = 2 * 2**20
 def mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool) -> torch.Tensor:
     """Zeros that take memory as they are written to, page by page.
 
-    torch would write them, and numpy ask for huge pages.
+    torch.zeros may touch every page, and numpy asks for huge ones.
 
     Args:
         shape: of the tensor.
@@ -26,6 +27,8 @@ def mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool
     memory = mmap.mmap(-1, size + HUGE_PAGE if huge_pages else size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     advice = getattr(mmap, "MADV_HUGEPAGE" if huge_pages else "MADV_NOHUGEPAGE", None)  # Linux only
     if advice is not None:
-        memory.madvise(advice)
+        with contextlib.suppress(OSError):  # a kernel that was built without huge pages
+            memory.madvise(advice)
+    # The first of its bytes that a huge page can begin with.
     start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE_PAGE if huge_pages else 0
     return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=start).view(shape)

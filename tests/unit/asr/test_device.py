@@ -1,5 +1,7 @@
 """What a replica computes on, and how large a cache its memory holds."""
 
+import errno
+import mmap
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from transformers import Qwen3Config
 
 from deployments.asr import device as module
+from deployments.asr import mapped
 from deployments.asr.cache import SlotCache, slot_bytes
 from deployments.asr.device import choose_admission, choose_device, choose_piece, choose_slots, choose_threads
 from deployments.exceptions import CheckpointError
@@ -30,6 +33,18 @@ def test_a_slot_takes_what_it_says() -> None:
     taken = cache._entries.nbytes
     assert taken == 4 * slot_bytes(config, 50, torch.float32)
     assert slot_bytes(RELEASED, 1, torch.bfloat16) == 112 * 1024
+
+
+@pytest.mark.parametrize("huge_pages", [False, True])
+def test_a_kernel_without_huge_pages_maps_memory_too(huge_pages: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mapping(mmap.mmap):
+        def madvise(self, *_: int) -> None:
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(mapped.mmap, "mmap", Mapping)
+    zeros = mapped.mapped_zeros((3, 5), torch.bfloat16, huge_pages=huge_pages)
+    assert zeros.shape == (3, 5)
+    assert not zeros.any()
 
 
 def test_a_cache_takes_memory_as_it_is_written() -> None:

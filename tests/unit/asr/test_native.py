@@ -1,5 +1,9 @@
 """Decode steps in C compute what torch's operators do, as near to float32."""
 
+import shutil
+import subprocess
+from dataclasses import replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -7,22 +11,62 @@ import torch
 from torch import nn
 
 from benchmarks.engine import noise_sequence
+from benchmarks.random_checkpoint import SHAPES, write_native
 from deployments.asr import native
 from deployments.asr.checkpoint import load
-from deployments.asr.linear import pack
+from deployments.asr.linear import Quantization, pack
 from deployments.asr.native import NativeLinear, tiled
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sequence import Sequence
 
 CPU = torch.device("cpu")
-ROWS = 9
+ROWS = 17
+"""Three groups of them, as the library multiplies them."""
 
 needs_library = pytest.mark.skipif(native.library() is None, reason="needs AVX-512 BF16 and a C compiler")
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_there_is_a_library_where_there_is_the_processor() -> None:
     assert (native.library() is not None) == torch.cpu.get_capabilities().get("avx512_bf16", False)
+
+
+def build(folder: Path, *replaced: tuple[str, str]) -> Path:
+    """Build the library with changes, as the installation does it."""
+    source = Path(native.__file__).with_name("decode_step.c").read_text(encoding="utf-8")
+    for old, new in replaced:
+        assert old in source
+        source = source.replace(old, new)
+    (folder / "decode_step.c").write_text(source, encoding="utf-8")
+    built = folder / f"_decode_step{EXTENSION_SUFFIXES[0]}"
+    options = ["-O1", "-std=c11", "-fopenmp", "-fPIC", "-shared"]
+    subprocess.run(["cc", *options, str(folder / "decode_step.c"), "-o", str(built), "-lm"], check=True)
+    return folder
+
+
+@needs_library
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("{1, sizeof(Layer)", "{0, sizeof(Layer)"),
+        ("int64_t rows, first_slot;", "int64_t rows, first_slot, more;"),
+        ("TILE = 32,", "TILE = 64,"),
+        ("decode_step_interface[]", "another_name[]"),
+    ],
+    ids=["meaning", "structure", "layout", "none"],
+)
+def test_a_library_of_another_time_is_not_used(tmp_path: Path, change: tuple[str, str]) -> None:
+    assert native.load_library(build(tmp_path, change)) is None
+
+
+@needs_library
+def test_the_library_of_this_time_is_used(tmp_path: Path) -> None:
+    assert native.load_library(build(tmp_path)) is not None
+
+
+def test_no_library_is_none(tmp_path: Path) -> None:
+    assert native.load_library(tmp_path) is None
 
 
 def runner_of(folder: Path, dtype: torch.dtype, *, packed: bool) -> tuple[ModelRunner, list[Sequence]]:
@@ -34,7 +78,7 @@ def runner_of(folder: Path, dtype: torch.dtype, *, packed: bool) -> tuple[ModelR
     runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
     sequences = []
     for slot in range(ROWS):
-        sequence = noise_sequence(runner, prompt, slot, seconds=1.0 + slot)
+        sequence = noise_sequence(runner, prompt, slot, seconds=1.0 + slot / 2)
         runner.encode([sequence])
         runner.prefill([sequence], first_slot=slot)
         sequence.append(100 + slot, 0.0)
@@ -69,7 +113,7 @@ def test_a_row_is_the_same_in_any_company(odd_folder: Path, threads: int) -> Non
         together = runner.decode(sequences)
         for slot in range(ROWS):
             assert torch.equal(runner.decode([sequences[slot]], first_slot=slot)[0], together[slot])
-        for first, last in ((0, 2), (2, 5), (5, 9)):
+        for first, last in ((0, 2), (2, 5), (5, 13), (8, 17)):
             assert torch.equal(runner.decode(sequences[first:last], first_slot=first), together[first:last])
     finally:
         torch.set_num_threads(before)
@@ -111,17 +155,62 @@ def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
     torch.testing.assert_close(found, inputs.float() @ linear.weight.float().T)
 
 
+@needs_library
+@torch.inference_mode()
+def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
+    runner, _ = runner_of(odd_folder, torch.bfloat16, packed=True)
+    assert runner._native is not None
+    embeddings = torch.zeros(2, 96, dtype=torch.bfloat16)
+    for positions, first_slot in (([1, 256], 0), ([-1, 1], 0), ([1, 2], ROWS - 1), ([1, 2], -1)):
+        with pytest.raises(IndexError):
+            runner._native(embeddings, torch.tensor(positions), first_slot)
+
+
+@needs_library
+@pytest.mark.parametrize("head_dim", [16, 48, 80, 128])
+@torch.inference_mode()
+def test_heads_of_any_size(head_dim: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the demo checkpoint is 48, of the released ones 128."""
+    tiny = SHAPES["tiny"]
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": head_dim}
+    monkeypatch.setitem(SHAPES, "heads", replace(tiny, text={**tiny.text, **sizes}))
+    folder = write_native(tmp_path, "heads")
+    exact, sequences = runner_of(folder, torch.float32, packed=False)
+    in_c, same_sequences = runner_of(folder, torch.bfloat16, packed=True)
+    assert in_c.steps_in_c
+    torch.testing.assert_close(in_c.decode(same_sequences), exact.decode(sequences), rtol=0.1, atol=0.15)
+
+
 @pytest.mark.parametrize(
-    "linear",
+    "sizes",
     [
-        nn.Linear(96, 64, bias=False),
-        nn.Linear(96, 64, dtype=torch.bfloat16),
-        nn.Linear(80, 64, bias=False, dtype=torch.bfloat16),
+        {"intermediate_size": 216},
+        {"hidden_size": 104},
+        {"head_dim": 40, "num_attention_heads": 4, "num_key_value_heads": 4},
+        {"head_dim": 144, "num_attention_heads": 4, "num_key_value_heads": 4},
     ],
-    ids=["float32", "bias", "inputs"],
+    ids=str,
 )
-def test_what_the_library_does_not_take(linear: nn.Linear) -> None:
-    assert not native.suits(linear)
+def test_sizes_that_the_library_does_not_take(
+    sizes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny = SHAPES["tiny"]
+    monkeypatch.setitem(SHAPES, "other", replace(tiny, text={**tiny.text, **sizes}))
+    checkpoint = load(str(write_native(tmp_path, "other")), dtype=torch.bfloat16, device=CPU)
+    assert pack(checkpoint.model, "none") == "24 PackedLinear"
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+def test_other_formats_are_torchs(odd_folder: Path, quantization: Quantization) -> None:
+    checkpoint = load(str(odd_folder), dtype=torch.float32, device=CPU)
+    pack(checkpoint.model, quantization)
+    assert not ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64).steps_in_c
+
+
+@needs_library
+def test_without_memory_to_spare_weights_are_kept_once(odd_folder: Path) -> None:
+    checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
+    assert pack(checkpoint.model, "none", spare_bytes=0) == "24 PackedLinear"
 
 
 def test_another_processor_runs_torch(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
