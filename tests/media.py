@@ -1,6 +1,7 @@
 """Encodes a waveform as the files people upload, with the FFmpeg inside PyAV."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import soxr
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
+from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
@@ -105,6 +107,7 @@ def encode(
     video_s: float | None = None,
     delay_s: float = 0.0,
     pause: tuple[float, float] | None = None,
+    restamp: Callable[[float], float] | None = None,
     piped: bool = False,
 ) -> bytes:
     """Encode sound as a file of one of `KINDS`.
@@ -115,7 +118,8 @@ def encode(
         channels: how often a mono waveform is repeated.
         video_s: length of the picture of video kinds, by default that of the sound.
         delay_s: how much later than the file, or its picture, the sound begins.
-        pause: from which second on the recorder paused and for how many, which only time stamps tell; not for video.
+        pause: from which second on the recorder paused and for how many, which only time stamps tell.
+        restamp: seconds of a packet of the sound to those that are written.
         piped: write as into a pipe, so that no header learns how long the file became.
     """
     how = KINDS[kind]
@@ -123,6 +127,15 @@ def encode(
     if waveform.ndim == 1:
         resampled = soxr.resample(waveform, SAMPLE_RATE, rate)
         waveform = np.tile(resampled, (channels or how.channels, 1))
+
+    def stamped(packet: "Packet[AudioStream]") -> "Packet[AudioStream]":
+        if packet.pts is not None and (restamp is not None or pause is not None):
+            stamp_s = float(packet.pts * packet.time_base)
+            later_s = pause[1] if pause is not None and stamp_s >= pause[0] else 0.0
+            stamp_s = restamp(stamp_s) if restamp is not None else stamp_s
+            packet.pts = packet.dts = round((stamp_s + later_s) / packet.time_base)
+        return packet
+
     target = _Pipe() if piped else io.BytesIO()
     with av.open(target, "w", format=how.container, options=how.muxer) as container:
         picture = _add_picture(container, how.video) if how.video is not None else None
@@ -132,9 +145,9 @@ def encode(
         if how.bit_rate is not None:
             sound.codec_context.bit_rate = how.bit_rate
         if picture is None:
-            _write_sound(container, sound, waveform, round(delay_s * rate), pause)
+            _write_sound(container, sound, waveform, round(delay_s * rate), stamped)
         else:
-            _write_both(container, sound, waveform, picture, video_s or waveform.shape[1] / rate, delay_s)
+            _write_both(container, sound, waveform, picture, video_s or waveform.shape[1] / rate, delay_s, stamped)
     return bytes(target.written) if isinstance(target, _Pipe) else target.getvalue()
 
 
@@ -151,24 +164,16 @@ def encode_picture_only(kind: str, seconds: float = 1.0) -> bytes:
     return target.getvalue()
 
 
+Stamped = Callable[["Packet[AudioStream]"], "Packet[AudioStream]"]
+
+
 def _write_sound(
-    container: OutputContainer,
-    sound: AudioStream,
-    waveform: NDArray[np.float32],
-    later: int,
-    pause: tuple[float, float] | None,
+    container: OutputContainer, sound: AudioStream, waveform: NDArray[np.float32], later: int, stamped: Stamped
 ) -> None:
-    at_s, paused_s = pause or (0.0, 0.0)
-    frames = (
-        _frame(waveform[:, start : start + 4096], sound.rate, start + later)
-        for start in range(0, waveform.shape[1], 4096)
-    )
-    for frame in (*frames, None):
-        for packet in sound.encode(frame):
-            if packet.pts is not None and packet.dts is not None and packet.pts * packet.time_base >= at_s:
-                shift = round(paused_s / packet.time_base)
-                packet.pts, packet.dts = packet.pts + shift, packet.dts + shift
-            container.mux(packet)
+    for start in range(0, waveform.shape[1], 4096):
+        frame = _frame(waveform[:, start : start + 4096], sound.rate, start + later)
+        container.mux([stamped(packet) for packet in sound.encode(frame)])
+    container.mux([stamped(packet) for packet in sound.encode(None)])
 
 
 def _write_both(
@@ -178,6 +183,7 @@ def _write_both(
     picture: VideoStream,
     video_s: float,
     delay_s: float,
+    stamped: Stamped,
 ) -> None:
     """Write sound and picture by turns of a tenth of a second, as recorders do."""
     tenth = sound.rate // 10
@@ -187,8 +193,9 @@ def _write_both(
             container.mux(picture.encode(_picture(number)))
         if start < waveform.shape[1]:
             later = start + round(delay_s * sound.rate)
-            container.mux(sound.encode(_frame(waveform[:, start : start + tenth], sound.rate, later)))
-    container.mux(sound.encode(None))
+            frame = _frame(waveform[:, start : start + tenth], sound.rate, later)
+            container.mux([stamped(packet) for packet in sound.encode(frame)])
+    container.mux([stamped(packet) for packet in sound.encode(None)])
     container.mux(picture.encode(None))
 
 

@@ -133,10 +133,14 @@ class _Decoding:
         self._container = container
         self._promise = promise
         self._gaps = Gaps(container, track)
+        promised_s = max(promise.seconds if promise is not None else 0.0, (container.duration or 0) / 1_000_000)
+        self._ends_s = promised_s + TOLERANCE_S if promised_s else max_duration_s
+        """A time stamp that leads further is wrong."""
         self._allowance = allowance
         self._track = track
         self._max_duration_s = max_duration_s
         self._decoded_s = 0.0
+        self._silence_s = 0.0  # of that, what is in no packet
         self._lost_s = 0.0  # in packets that could not be decoded
         self._ticks_s = [float(stream.time_base or 0) for stream in container.streams]
         self._spans_s: dict[int, tuple[float, float]] = {}  # first and last time stamp of every stream
@@ -208,14 +212,16 @@ class _Decoding:
                 yield missing_s, frame
 
     def _missing_before(self, frame: AudioFrame) -> float:
-        missing_s = self._gaps.before(frame)
+        missing_s = self._gaps.before(frame, self._decoded_s)
         if not missing_s:
             return 0.0
-        if self._gaps.is_damage(missing_s, self._decoded_s):
+        if self._decoded_s + missing_s > self._ends_s:
+            self._gaps.go_on(missing_s)
+            return 0.0
+        if self._gaps.is_damage(missing_s, self._decoded_s - self._silence_s):
             self._lost_s += missing_s
-        # A stamp that leads out of the file is wrong.
-        ends_s = self._promise.seconds if self._promise is not None else self._max_duration_s
-        return missing_s if self._decoded_s + missing_s <= ends_s + TOLERANCE_S else 0.0
+        self._silence_s += missing_s
+        return missing_s
 
     def _packets(self) -> "Iterator[Packet[AudioStream]]":
         """Demux the track. The other tracks pass by too, as their time stamps tell how far the file goes."""
@@ -225,7 +231,7 @@ class _Decoding:
                 self._note(packet)
                 if packet.stream is self._track:  # the last, empty packets have no index of their own
                     self._packet_count += 1
-                    if self._packet_count > _PACKETS_PER_S * (10 + self._decoded_s):
+                    if self._packet_count > _PACKETS_PER_S * (10 + self._decoded_s - self._silence_s):
                         raise refusals.unsupported()
                     yield cast("Packet[AudioStream]", packet)
         except av.FFmpegError:

@@ -13,6 +13,8 @@ import numpy as np
 from deployments.audio.speech import Span
 from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 
+LONG_S = 1.0
+"""A pause of so much, or silence before or after all speech."""
 KEPT_S = 0.3
 """Of a pause at each of its ends: breath, unvoiced sounds, and what the finding of speech is off by."""
 
@@ -28,21 +30,22 @@ class Shortened:
     def original(self, start: float, end: float) -> tuple[float, float]:
         """When something lasts in the waveform as it was that lasts from `start` to `end` in this one (seconds).
 
-        Nothing is said across a pause that was cut: it belongs to the side that its middle is on.
+        Nothing is said across a pause that was cut: it belongs to the side that its middle is on. Nothing is said
+        before a cut at the very start, or after one at the very end.
         """
         middle = (start + end) / 2
         left_out, after = 0.0, 0.0
         for at, seconds in self.cuts:
-            if at >= middle:
-                end = min(end, at)
+            if at > 0 and (at >= middle or at >= len(self.waveform) / SAMPLE_RATE):
+                start, end = min(start, at), min(end, at)
                 break
             left_out += seconds
             after = at
-        return max(start, after) + left_out, end + left_out
+        return max(start, after) + left_out, max(end, after) + left_out
 
 
 def without_long_pauses(waveform: Waveform, speech: Sequence[Span]) -> Shortened:
-    """Leave out what is further than `KEPT_S` from any speech.
+    """Leave out of pauses of `LONG_S` or more what is further than `KEPT_S` from any speech.
 
     Args:
         waveform: of one utterance.
@@ -50,12 +53,14 @@ def without_long_pauses(waveform: Waveform, speech: Sequence[Span]) -> Shortened
     """
     if not speech:
         return Shortened(waveform, ())
-    kept_from = [max(0, round((span.start - KEPT_S) * SAMPLE_RATE)) for span in speech]
-    kept_until = [min(len(waveform), round((span.end + KEPT_S) * SAMPLE_RATE)) for span in speech]
-    # Each gap from where one stretch ends to where the next begins; the first begins, and the last ends, the waveform.
-    gaps = [
-        (end, start) for end, start in zip([0, *kept_until], [*kept_from, len(waveform)], strict=True) if start > end
-    ]
+    bounds = [0.0, *(bound for span in speech for bound in (span.start, span.end)), len(waveform) / SAMPLE_RATE]
+    gaps = []
+    for start_s, end_s in zip(bounds[::2], bounds[1::2], strict=True):
+        if end_s - start_s < LONG_S:
+            continue
+        start = round((start_s + KEPT_S) * SAMPLE_RATE) if start_s > 0 else 0
+        end = round((end_s - KEPT_S) * SAMPLE_RATE) if end_s < bounds[-1] else len(waveform)
+        gaps.append((start, end))
     if not gaps:
         return Shortened(waveform, ())
     edges = [0, *(edge for gap in gaps for edge in gap), len(waveform)]

@@ -5,7 +5,8 @@ import struct
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import BinaryIO, cast
+from types import SimpleNamespace
+from typing import Any, BinaryIO, cast
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from deployments.audio import media
 from deployments.audio.decode import decode
+from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance
 from deployments.audio.refusals import SUPPORTED
 from deployments.exceptions import InvalidAudio
@@ -299,10 +301,52 @@ class TestGaps:
         data[third : 2 * third] = b"\x55" * third
         assert refusal(bytes(data)).code == "invalid_value"
 
+    @pytest.mark.parametrize("kind", ["webm-video", "mkv-video", "mp4-video", "mov-video", "flv-video"])
+    def test_sound_that_begins_later_than_it_is_long(self, kind: str) -> None:
+        heard = decode_bytes(encode(tone(2), kind, delay_s=10, video_s=13))
+        assert len(heard) == pytest.approx(12 * SAMPLE_RATE, abs=0.15 * SAMPLE_RATE)
+
+    @pytest.mark.parametrize("kind", ["webm", "mka"])
+    def test_stamps_that_stall_and_catch_up_leave_nothing_out(self, kind: str) -> None:
+        """As of packets that are stamped when they arrive."""
+
+        def stalled(stamp_s: float) -> float:
+            return max(stamp_s, stamp_s // 2 * 2 + 0.15)
+
+        heard = decode_bytes(encode(tone(12), kind, restamp=stalled))
+        assert len(heard) == pytest.approx(12 * SAMPLE_RATE, abs=0.2 * SAMPLE_RATE)
+
+    @pytest.mark.parametrize("kind", ["webm", "mka"])
+    def test_many_short_gaps_add_up(self, kind: str) -> None:
+        """As of packets that were lost on their way to the recorder."""
+        heard = decode_bytes(encode(tone(12), kind, restamp=lambda stamp_s: stamp_s * 1.1))
+        assert len(heard) == pytest.approx(13.2 * SAMPLE_RATE, abs=0.3 * SAMPLE_RATE)
+
     @pytest.mark.parametrize("kind", ["webm", "mka"])
     def test_a_stamp_that_leads_out_of_the_file_is_wrong(self, kind: str) -> None:
         data = encode(tone(4), kind, pause=(1.5, 3_000.0), piped=True)
         assert len(decode_bytes(data, max_duration_s=600)) == pytest.approx(4 * SAMPLE_RATE, abs=0.1 * SAMPLE_RATE)
+
+    def test_a_clock_that_begins_anew(self) -> None:
+        """Which no muxer here writes."""
+        container: Any = SimpleNamespace(format=SimpleNamespace(name="matroska,webm"), start_time=2_000_000)
+        gaps = Gaps(container, cast(Any, None))
+
+        def before(stamp_s: float, heard_s: float) -> float:
+            return gaps.before(cast(Any, SimpleNamespace(pts=round(1000 * stamp_s), time_base=0.001)), heard_s)
+
+        assert before(2.0, 0.0) == before(22.0, 20.0) == before(22.1, 20.1) == 0
+        assert before(0.0, 20.2) == before(1.0, 21.2) == 0, "it began anew"
+        assert before(3.0, 21.2) == pytest.approx(2.0), "and counts on"
+        gaps.go_on(2.0)
+        assert before(4.0, 22.2) == 0
+
+    @pytest.mark.parametrize("kind", ["flv-video", "webm-video", "mkv-video"])
+    def test_headers_of_pictures_are_no_damage(self, kind: str) -> None:
+        """While the recorder hears next to nothing, and pauses, hundreds of pictures pass by."""
+        quiet = np.concatenate([tone(1), np.zeros(20 * SAMPLE_RATE, np.float32), tone(1)])
+        heard = decode_bytes(encode(quiet, kind, pause=(21, 3.0)))
+        assert len(heard) == pytest.approx(25 * SAMPLE_RATE, abs=0.2 * SAMPLE_RATE)
 
     @pytest.mark.parametrize("kind", sorted(KINDS))
     def test_there_are_none_where_nothing_is_missing(self, kind: str, jfk: Waveform) -> None:

@@ -32,6 +32,8 @@ def test_silence_before_and_after_is_a_pause_too() -> None:
     shortened = without_long_pauses(numbered(9.0), [Span(3.0, 4.0)])
     assert len(shortened.waveform) == round((1.0 + 2 * KEPT_S) * SAMPLE_RATE)
     assert shortened.original(KEPT_S, 1.0 + KEPT_S) == pytest.approx((3.0, 4.0))
+    assert shortened.original(0.0, 0.0) == pytest.approx((3.0 - KEPT_S, 3.0 - KEPT_S)), "a word that takes no time"
+    assert shortened.original(1.6, 1.7) == pytest.approx((4.0 + KEPT_S, 4.0 + KEPT_S)), "one behind the end"
 
 
 def test_nothing_is_said_across_a_cut() -> None:
@@ -40,7 +42,7 @@ def test_nothing_is_said_across_a_cut() -> None:
     assert shortened.original(2.1, 4.0) == pytest.approx((6.0 - KEPT_S, 7.4))
 
 
-@pytest.mark.parametrize("speech", [[], [Span(0.0, 2.0)], [Span(0.0, 0.9), Span(1.4, 2.0)]])
+@pytest.mark.parametrize("speech", [[], [Span(0.0, 2.0)], [Span(0.0, 0.6), Span(1.5, 2.0)]])
 def test_what_has_no_long_pause_stays_as_it_is(speech: list[Span]) -> None:
     waveform = numbered(2.0)
     shortened = without_long_pauses(waveform, speech)
@@ -63,11 +65,16 @@ def test_every_moment_is_found_again(lengths: list[tuple[int, int]], rest: int, 
     sample = data.draw(st.integers(0, len(kept) - 1))
     middle = (sample + 0.5) / SAMPLE_RATE
     assert shortened.original(middle, middle)[0] * SAMPLE_RATE == pytest.approx(kept[sample] + 0.5, abs=0.01)
-    times = sorted(data.draw(st.lists(st.floats(0, len(kept) / SAMPLE_RATE), min_size=2, max_size=8)))
+    drawn = data.draw(st.lists(st.floats(0, len(kept) / SAMPLE_RATE), max_size=8))
+    times = [0.0, 0.0, *sorted(drawn), len(kept) / SAMPLE_RATE]
     found = [shortened.original(start, end) for start, end in pairwise(times)]
     for start, end in found:
         assert 0 <= start <= end + 1e-9
         assert end <= len(waveform) / SAMPLE_RATE + 1e-9
+    times_kept = np.sort(kept)
+    for time in (time for pair in found for time in pair):
+        # Within half a sample of one that was kept.
+        assert np.abs(times_kept + 0.5 - time * SAMPLE_RATE).min() <= 0.51 + 0.01
     for before, after in pairwise(found):
         assert before[0] <= after[0] + 1e-9
         assert before[1] <= after[1] + 1e-9
