@@ -25,7 +25,7 @@ from benchmarks.results import Cell
 from deployments.asr.checkpoint import load
 from deployments.asr.device import choose_dtype
 from deployments.asr.linear import TwofoldLinear, pack
-from deployments.asr.native import TILE, NativeLinear
+from deployments.asr.native import NativeLinear
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
@@ -107,9 +107,7 @@ def measure(checkpoint_folder: Path, step_rows: list[int]) -> list[list[Cell]]:
 
 def _native_weights(model: nn.Module) -> list[NativeLinear]:
     """What a decode step in C multiplies with, the head last."""
-    layers = [
-        NativeLinear(part.tiles, len(part.tiles) * TILE) for part in model.modules() if isinstance(part, TwofoldLinear)
-    ]
+    layers = [NativeLinear(part.native) for part in model.modules() if isinstance(part, TwofoldLinear)]
     return [*layers, *(part for part in model.modules() if isinstance(part, NativeLinear))]
 
 
@@ -119,7 +117,7 @@ def _step(runner: ModelRunner, group: list[Sequence]) -> None:
 
 def _native(work: Callable[[], object], weights: list[NativeLinear], rows: int) -> Stage:
     """As `_profiled`, of a step in C: what its products take alone, and all the rest."""
-    inputs = [torch.randn(rows, weight.in_features, dtype=torch.bfloat16) for weight in weights]
+    inputs = [torch.randn(rows, weight.native.inputs, dtype=torch.bfloat16) for weight in weights]
 
     def multiply() -> None:
         for weight, rows_of_it in zip(weights, inputs, strict=True):

@@ -4,12 +4,13 @@
  * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
- * Residuals and sums are float32, what goes into a product is bfloat16. Weights lie in the order in which they are read, as
- * (outputs / TILE, inputs / 2, TILE, 2): a processor fetches one stream ahead much better than many. Each lane of a register
- * sums one output, of pairs of inputs, which is what the processor's instruction multiplies.
+ * Residuals and sums are float32, what goes into a product is bfloat16. Where weights are int8, inputs are rounded to 8 bits
+ * too, each row with a scale of its own. Weights lie in the order in which they are read, as (outputs / TILE, inputs / FED,
+ * TILE, FED): a processor fetches one stream ahead much better than many. Each lane of a register sums one output, and takes
+ * FED inputs at a time, which is what the processor's instructions multiply.
  */
 
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx512vnni")
 
 #include <immintrin.h>
 #include <math.h>
@@ -20,7 +21,9 @@
 typedef uint16_t bf16;
 
 enum {
-    LANES = 16,     /* float32 numbers, or pairs of bfloat16, in a register */
+    LANES = 16,     /* float32 numbers in a register */
+    FED = 2,        /* inputs that a lane takes at a time, */
+    FED8 = 4,       /* of 8 bits */
     TILE = 32,      /* outputs, and */
     GROUP = 8,      /* rows, that are computed at a time: their sums stay in registers */
     SHARE = 2,      /* tiles that a thread takes at a time */
@@ -28,13 +31,19 @@ enum {
 };
 
 typedef struct {
+    const void *tiles;    /* bfloat16, or int8 where there are scales */
+    const float *scales;  /* (outputs,) or NULL */
+    const float *offsets; /* (outputs,) what the 128 that makes inputs unsigned adds to each: 128 * scale * sum of weights */
+} Weight;
+
+typedef struct {
+    Weight qkv;                 /* ((heads + 2 * key_heads) * head_dim, hidden) */
+    Weight output;              /* (hidden, heads * head_dim) */
+    Weight gate_up;             /* (2 * intermediate, hidden), gates first */
+    Weight down;                /* (hidden, intermediate) */
     const bf16 *attention_norm; /* (hidden,) */
-    const bf16 *qkv;            /* ((heads + 2 * key_heads) * head_dim, hidden), as all weights of products */
     const bf16 *head_norms;     /* (heads + key_heads, head_dim) */
-    const bf16 *output;         /* (hidden, heads * head_dim) */
     const bf16 *mlp_norm;       /* (hidden,) */
-    const bf16 *gate_up;        /* (2 * intermediate, hidden), gates first */
-    const bf16 *down;           /* (hidden, intermediate) */
     bf16 *keys, *values;        /* (slots, key_heads, slot_tokens, head_dim) */
 } Layer;
 
@@ -42,8 +51,8 @@ typedef struct {
  * last tile. Nothing in here checks that, nor the numbers of a Step. */
 typedef struct {
     const Layer *layers;
+    Weight head;      /* (vocabulary, hidden) */
     const bf16 *norm; /* (hidden,) */
-    const bf16 *head; /* (vocabulary, hidden) */
     int64_t layer_count, hidden, intermediate, heads, key_heads, head_dim, vocabulary, slot_tokens;
     float epsilon, head_epsilon, scaling;
 } Model;
@@ -60,7 +69,16 @@ typedef struct {
     bf16 *attended;           /* (rows, heads * head_dim) */
     bf16 *gated;              /* (rows, intermediate) */
     float *scores;            /* (threads, slot_tokens) */
+    uint8_t *rounded;         /* (threads, rows, largest number of inputs) */
+    float *row_scales;        /* (threads, rows) */
 } Step;
+
+/* Inputs of a product, as its weight takes them. */
+typedef struct {
+    const void *numbers;     /* (rows, size) bfloat16, or unsigned 8 bits where there are scales */
+    const float *row_scales; /* (rows,) or NULL */
+    int64_t size;
+} Inputs;
 
 static inline float wide(bf16 number) {
     uint32_t bits = (uint32_t)number << 16;
@@ -76,16 +94,20 @@ static inline bf16 narrow(float number) { /* to the nearest, of two the even one
     return (bf16)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-static inline __m512bh load(const bf16 *numbers) { return (__m512bh)_mm512_loadu_si512(numbers); }
+static inline __m512i load(const void *numbers) { return _mm512_loadu_si512(numbers); }
 
 static inline __m512i load_some(const bf16 *numbers, int64_t count) { /* zeros after `count` numbers */
     return _mm512_maskz_loadu_epi16(count < 2 * LANES ? ((__mmask32)1 << count) - 1 : (__mmask32)-1, numbers);
 }
 
-static inline __m512bh repeat(const bf16 *pair) {
+static inline __m512i repeat(const void *four_bytes) {
     int32_t bits;
-    memcpy(&bits, pair, sizeof bits);
-    return (__m512bh)_mm512_set1_epi32(bits);
+    memcpy(&bits, four_bytes, sizeof bits);
+    return _mm512_set1_epi32(bits);
+}
+
+static inline __m512 add_products(__m512 sums, __m512i some, __m512i others) {
+    return _mm512_dpbf16_ps(sums, (__m512bh)some, (__m512bh)others);
 }
 
 static inline float norm_factor(const float *numbers, int64_t size, float epsilon) {
@@ -109,12 +131,12 @@ static inline __attribute__((always_inline)) void tile_of(
     const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
     __m512 low[GROUP], high[GROUP]; /* halves of the tile */
     for (int row = 0; row < rows; row++) low[row] = high[row] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < size; i += 2) {
-        __m512bh low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + TILE);
+    for (int64_t i = 0; i < size; i += FED) {
+        __m512i low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + FED * LANES);
         for (int row = 0; row < rows; row++) {
-            __m512bh input = repeat(inputs + row * size + i);
-            low[row] = _mm512_dpbf16_ps(low[row], low_weights, input);
-            high[row] = _mm512_dpbf16_ps(high[row], high_weights, input);
+            __m512i input = repeat(inputs + row * size + i);
+            low[row] = add_products(low[row], low_weights, input);
+            high[row] = add_products(high[row], high_weights, input);
         }
     }
     for (int row = 0; row < rows; row++) {
@@ -123,29 +145,84 @@ static inline __attribute__((always_inline)) void tile_of(
     }
 }
 
-static void tile(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t rows, float to[GROUP][TILE]) {
-    switch (rows) {
-        case 1: tile_of(weight, inputs, size, 1, to); break;
-        case 2: tile_of(weight, inputs, size, 2, to); break;
-        case 3: tile_of(weight, inputs, size, 3, to); break;
-        case 4: tile_of(weight, inputs, size, 4, to); break;
-        case 5: tile_of(weight, inputs, size, 5, to); break;
-        case 6: tile_of(weight, inputs, size, 6, to); break;
-        case 7: tile_of(weight, inputs, size, 7, to); break;
-        default: tile_of(weight, inputs, size, 8, to);
+/* The same of 8-bit numbers, before any scale. */
+static inline __attribute__((always_inline)) void tile8_of(
+    const int8_t *weight, const uint8_t *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
+    __m512i low[GROUP], high[GROUP];
+    for (int row = 0; row < rows; row++) low[row] = high[row] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < size; i += FED8) {
+        __m512i low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + FED8 * LANES);
+        for (int row = 0; row < rows; row++) {
+            __m512i input = repeat(inputs + row * size + i);
+            low[row] = _mm512_dpbusd_epi32(low[row], input, low_weights);
+            high[row] = _mm512_dpbusd_epi32(high[row], input, high_weights);
+        }
     }
+    for (int row = 0; row < rows; row++) {
+        _mm512_storeu_ps(to[row], _mm512_cvtepi32_ps(low[row]));
+        _mm512_storeu_ps(to[row] + LANES, _mm512_cvtepi32_ps(high[row]));
+    }
+}
+
+#define FOR_EACH_NUMBER(tile, weight, inputs, size, rows, to) \
+    switch (rows) {                                            \
+        case 1: tile(weight, inputs, size, 1, to); break;      \
+        case 2: tile(weight, inputs, size, 2, to); break;      \
+        case 3: tile(weight, inputs, size, 3, to); break;      \
+        case 4: tile(weight, inputs, size, 4, to); break;      \
+        case 5: tile(weight, inputs, size, 5, to); break;      \
+        case 6: tile(weight, inputs, size, 6, to); break;      \
+        case 7: tile(weight, inputs, size, 7, to); break;      \
+        default: tile(weight, inputs, size, GROUP, to);        \
+    }
+
+/* The outputs from `output` on, TILE of them, for `rows` rows from `first` on. */
+static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t first, int64_t rows, float to[GROUP][TILE]) {
+    int64_t size = inputs.size;
+    if (weight.scales == NULL) {
+        const bf16 *tiles = (const bf16 *)weight.tiles + output * size;
+        const bf16 *numbers = (const bf16 *)inputs.numbers + first * size;
+        FOR_EACH_NUMBER(tile_of, tiles, numbers, size, rows, to)
+        return;
+    }
+    const int8_t *tiles = (const int8_t *)weight.tiles + output * size;
+    const uint8_t *numbers = (const uint8_t *)inputs.numbers + first * size;
+    FOR_EACH_NUMBER(tile8_of, tiles, numbers, size, rows, to)
+    const float *scales = weight.scales + output, *offsets = weight.offsets + output, *row_scales = inputs.row_scales + first;
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t i = 0; i < TILE; i++) to[row][i] = row_scales[row] * (to[row][i] * scales[i] - offsets[i]);
 }
 
 static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
 
-/* To (rows, outputs), or added to what is there. All threads call it and share the outputs; none leaves before all are done. */
-static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to, int add) {
+/* What each thread rounds for itself, where it has to be: that is faster than to wait for another. */
+static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64_t size, uint8_t *rounded, float *row_scales) {
+    if (weight.scales == NULL) return (Inputs){numbers, NULL, size};
+    for (int64_t row = 0; row < rows; row++) {
+        const bf16 *from = numbers + row * size;
+        float largest = 1e-8f, nothing = 0; /* but NaN where a number is not finite */
+        for (int64_t i = 0; i < size; i++) {
+            float magnitude = fabsf(wide(from[i]));
+            largest = magnitude > largest ? magnitude : largest;
+            nothing += 0 * magnitude;
+        }
+        for (int64_t i = 0; i < size; i++) {
+            float steps = nothing == 0 ? rintf(wide(from[i]) * (127 / largest)) : 0;
+            rounded[row * size + i] = (uint8_t)(128 + (int)steps);
+        }
+        row_scales[row] = largest / 127 + nothing;
+    }
+    return (Inputs){rounded, row_scales, size};
+}
+
+/* To (rows, outputs), or added to what is there. All threads call it and share the outputs; none leaves before all have. */
+static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, float *to, int add) {
 #pragma omp for schedule(dynamic, SHARE)
     for (int64_t output = 0; output < outputs; output += TILE)
         for (int64_t first = 0; first < rows; first += GROUP) {
             float sums[GROUP][TILE];
             int64_t count = group_of(first, rows);
-            tile(weight + output * size, inputs + first * size, size, count, sums);
+            multiply_tile(weight, inputs, output, first, count, sums);
             for (int64_t row = 0; row < count; row++) {
                 float *at = to + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
@@ -154,14 +231,14 @@ static void multiply(const bf16 *weight, const bf16 *inputs, int64_t size, int64
 }
 
 /* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
-static void multiply_gated(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, bf16 *gated) {
+static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *gated) {
 #pragma omp for schedule(dynamic, SHARE)
     for (int64_t output = 0; output < outputs; output += TILE)
         for (int64_t first = 0; first < rows; first += GROUP) {
             float gates[GROUP][TILE], values[GROUP][TILE];
             int64_t count = group_of(first, rows);
-            tile(weight + output * size, inputs + first * size, size, count, gates);
-            tile(weight + (outputs + output) * size, inputs + first * size, size, count, values);
+            multiply_tile(weight, inputs, output, first, count, gates);
+            multiply_tile(weight, inputs, outputs + output, first, count, values);
             for (int64_t row = 0; row < count; row++) {
                 bf16 *to = gated + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i++)
@@ -220,7 +297,7 @@ static void attend_head(const bf16 *query, const bf16 *keys, const bf16 *values,
         __m512 sum = _mm512_setzero_ps();
         for (int64_t i = 0; i < head_dim; i += 2 * LANES) {
             __m512i key = load_some(keys + token * head_dim + i, head_dim - i);
-            sum = _mm512_dpbf16_ps(sum, (__m512bh)load_some(query + i, head_dim - i), (__m512bh)key);
+            sum = add_products(sum, load_some(query + i, head_dim - i), key);
         }
         scores[token] = _mm512_reduce_add_ps(sum);
     }
@@ -261,35 +338,48 @@ static void attend(const Model *model, const Layer *layer, const Step *step, flo
 
 /* What native.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
  * sizes of what is passed, and TILE. */
-const int64_t decode_step_interface[] = {1, sizeof(Layer), sizeof(Model), sizeof(Step), TILE};
+const int64_t decode_step_interface[] = {2, sizeof(Layer), sizeof(Model), sizeof(Step), TILE};
 
 /* Each product, and attend, ends when all threads are done with it. residual is read by normalise, and next written two
- * products later; normed and scores are each thread's own. So nothing is written that another thread still reads. */
+ * products later; what is named by threads in a Step is each one's own. So nothing is written that another thread still reads. */
 void decode_step(const Model *model, const Step *step, int threads) {
     int64_t rows = step->rows, hidden = model->hidden, inner = model->heads * model->head_dim;
-    int64_t projections = inner + 2 * model->key_heads * model->head_dim;
+    int64_t intermediate = model->intermediate, projections = inner + 2 * model->key_heads * model->head_dim;
+    int64_t widest = inner > intermediate ? inner : intermediate;
+    if (hidden > widest) widest = hidden;
 #pragma omp parallel num_threads(threads)
     {
         int64_t thread = omp_get_thread_num();
-        bf16 *normed = step->normed + thread * rows * hidden; /* each computes it: that is faster than waiting for it */
-        float *scores = step->scores + thread * model->slot_tokens;
+        bf16 *normed = step->normed + thread * rows * hidden;
+        float *scores = step->scores + thread * model->slot_tokens, *row_scales = step->row_scales + thread * rows;
+        uint8_t *rounded = step->rounded + thread * rows * widest;
+        Inputs inputs;
         for (const Layer *layer = model->layers; layer < model->layers + model->layer_count; layer++) {
             normalise(step->residual, layer->attention_norm, model->epsilon, rows, hidden, normed);
-            multiply(layer->qkv, normed, hidden, projections, rows, step->projected, 0);
+            inputs = inputs_for(layer->qkv, normed, rows, hidden, rounded, row_scales);
+            multiply(layer->qkv, inputs, projections, rows, step->projected, 0);
             attend(model, layer, step, scores);
-            multiply(layer->output, step->attended, inner, hidden, rows, step->residual, 1);
+            inputs = inputs_for(layer->output, step->attended, rows, inner, rounded, row_scales);
+            multiply(layer->output, inputs, hidden, rows, step->residual, 1);
             normalise(step->residual, layer->mlp_norm, model->epsilon, rows, hidden, normed);
-            multiply_gated(layer->gate_up, normed, hidden, model->intermediate, rows, step->gated);
-            multiply(layer->down, step->gated, model->intermediate, hidden, rows, step->residual, 1);
+            inputs = inputs_for(layer->gate_up, normed, rows, hidden, rounded, row_scales);
+            multiply_gated(layer->gate_up, inputs, intermediate, rows, step->gated);
+            inputs = inputs_for(layer->down, step->gated, rows, intermediate, rounded, row_scales);
+            multiply(layer->down, inputs, hidden, rows, step->residual, 1);
         }
         normalise(step->residual, model->norm, model->epsilon, rows, hidden, normed);
-        multiply(model->head, normed, hidden, model->vocabulary, rows, step->logits, 0);
+        inputs = inputs_for(model->head, normed, rows, hidden, rounded, row_scales);
+        multiply(model->head, inputs, model->vocabulary, rows, step->logits, 0);
     }
 }
 
-/* One product: inputs (rows, size) to (rows, outputs). */
-void multiply_rows(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t outputs, int64_t rows, float *to,
-                   int threads) {
+/* One product: numbers (rows, size) to (rows, outputs). Scratch: (threads, rows, size) and (threads, rows). */
+void multiply_rows(const Weight *weight, const bf16 *numbers, int64_t size, int64_t outputs, int64_t rows, float *to,
+                   uint8_t *rounded, float *row_scales, int threads) {
 #pragma omp parallel num_threads(threads)
-    multiply(weight, inputs, size, outputs, rows, to, 0);
+    {
+        int64_t thread = omp_get_thread_num();
+        uint8_t *own = rounded + thread * rows * size;
+        multiply(*weight, inputs_for(*weight, numbers, rows, size, own, row_scales + thread * rows), outputs, rows, to, 0);
+    }
 }

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
-from deployments.asr.native import NativeLinear, suits, tiled
+from deployments.asr.native import NativeLinear, NativeWeight, suits
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]
@@ -69,7 +69,7 @@ class TwofoldLinear(PackedLinear):
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
-        self.tiles = tiled(linear.weight)
+        self.native = NativeWeight.of(linear.weight)
 
 
 class HalfLinear(nn.Module):
@@ -120,18 +120,13 @@ class DualLinear(nn.Module):
 class Int8Linear(nn.Module):
     """`nn.Linear` with int8 weights, one scale an output feature; activations are quantised as they come.
 
-    They get one scale for all rows of a batch, so what a row computes depends a little on its neighbours.
+    They get one scale for all rows of a batch, so what a row computes depends a little on its neighbours. In decode
+    steps in C each row has its own.
     """
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        weight = linear.weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # they say that they are to go
-            quantised = torch.quantize_per_channel(
-                weight, scales, torch.zeros(len(scales), dtype=torch.int), 0, torch.qint8
-            )
+        quantised = _quantised(linear)
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
         # Without VNNI the kernel adds pairs of products in 16 bits, which overflow unless activations keep to 7 bits.
@@ -142,6 +137,23 @@ class Int8Linear(nn.Module):
         """Args: (..., in features). Returns (..., out features), in the format of the inputs."""
         output = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed, self._seven_bits)
         return output.to(inputs.dtype)
+
+
+class TwofoldInt8Linear(Int8Linear):
+    """`Int8Linear` for many rows, with its weight once more as `NativeStep` reads it."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__(linear)
+        self.native = _native_int8(linear).native
+
+
+def _quantised(linear: nn.Linear) -> torch.Tensor:
+    """Its weight in int8, with one scale an output feature."""
+    weight = linear.weight.detach().float()
+    scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # they say that they are to go
+        return torch.quantize_per_channel(weight, scales, torch.zeros(len(scales), dtype=torch.int), 0, torch.qint8)
 
 
 class HalfEmbedding(nn.Module):
@@ -172,8 +184,8 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
         quantization: `int8` replaces the weights by rounded ones.
         spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once.
 
-    Returns the name of each layout used and how many layers have it, for the log; with `TwofoldLinear` decode steps run
-    in C. A layer whose layout this build of torch lacks keeps its plain weight.
+    Returns the name of each layout used and how many layers have it, for the log; with `Twofold...` decode steps run in
+    C. A layer whose layout this build of torch lacks keeps its plain weight.
 
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
@@ -181,12 +193,16 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     language_model = Decoder.of(model)
     text = {linear for _, _, linear in _linears(language_model)}
     spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
-    in_c = quantization == "none" and spare and suits(language_model, model.lm_head)
+    in_c = spare and suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
     for parent, name, linear in _linears(model):
         layouts: tuple[Layout, ...] = (PackedLinear,)
         if quantization == "int8":
             layouts = (Int8Linear,)
+            if in_c and linear in text:
+                layouts = (TwofoldInt8Linear, Int8Linear)
+            elif in_c and linear is model.lm_head:
+                layouts = (_native_int8, Int8Linear)
         elif linear in text:
             layouts = (TwofoldLinear if in_c else DualLinear if spare else HalfLinear, PackedLinear)
         elif linear is model.lm_head:
@@ -205,7 +221,12 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
 
 
 def _native(linear: nn.Linear) -> nn.Module:
-    return NativeLinear(tiled(linear.weight), linear.out_features)
+    return NativeLinear(NativeWeight.of(linear.weight))
+
+
+def _native_int8(linear: nn.Linear) -> NativeLinear:
+    quantised = _quantised(linear)
+    return NativeLinear(NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales()))
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

@@ -7,6 +7,7 @@ BF16. Elsewhere, and for other formats, torch's operators do the same.
 import ctypes
 import logging
 from ctypes import CDLL, POINTER, Structure, byref, c_float, c_int, c_int64, c_void_p
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("ray.serve.asr")
 
-INTERFACE = 1
+INTERFACE = 2
 """Of the library, which was built when this package was last installed, and may be older than this file."""
 TILE = 32
 """Outputs that are summed side by side."""
@@ -36,14 +37,22 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+class _Weight(Structure):
+    _fields_ = _fields(c_void_p, "tiles scales offsets")
+
+
 class _Layer(Structure):
-    _fields_ = _fields(c_void_p, "attention_norm qkv head_norms output mlp_norm gate_up down keys values")
+    _fields_ = [
+        *_fields(_Weight, "qkv output gate_up down"),
+        *_fields(c_void_p, "attention_norm head_norms mlp_norm keys values"),
+    ]
 
 
 class _Model(Structure):
     _fields_ = [
         ("layers", POINTER(_Layer)),
-        *_fields(c_void_p, "norm head"),
+        ("head", _Weight),
+        ("norm", c_void_p),
         *_fields(c_int64, "layer_count hidden intermediate heads key_heads head_dim vocabulary slot_tokens"),
         *_fields(c_float, "epsilon head_epsilon scaling"),
     ]
@@ -53,6 +62,7 @@ class _Step(Structure):
     _fields_ = [
         *_fields(c_int64, "rows first_slot"),
         *_fields(c_void_p, "positions cosines sines residual logits projected normed attended gated scores"),
+        *_fields(c_void_p, "rounded row_scales"),
     ]
 
 
@@ -81,7 +91,8 @@ def load_library(folder: Path) -> CDLL | None:
     except (OSError, ValueError):  # the OpenMP that it was built with is missing, or it is as old as can be
         return None
     loaded.decode_step.argtypes = [POINTER(_Model), POINTER(_Step), c_int]
-    loaded.multiply_rows.argtypes = [c_void_p, c_void_p, c_int64, c_int64, c_int64, c_void_p, c_int]
+    sizes, scratch = [c_int64] * 3, [c_void_p] * 2
+    loaded.multiply_rows.argtypes = [POINTER(_Weight), c_void_p, *sizes, c_void_p, *scratch, c_int]
     loaded.decode_step.restype = loaded.multiply_rows.restype = None
     return loaded
 
@@ -106,50 +117,84 @@ def _linears(layer: "DecoderLayer") -> list[nn.Module]:
     return [layer.qkv, layer.output, layer.gate_up, layer.down]
 
 
-def tiled(weight: torch.Tensor) -> torch.Tensor:
-    """A weight, (outputs, inputs), in the order in which it is read: (outputs / TILE, inputs / 2, TILE, 2).
+@dataclass(frozen=True, eq=False)
+class NativeWeight:
+    """The weight of a layer without bias, as the library takes it."""
 
-    Outputs that are missing from the last tile are zeros.
-    """
+    tiles: torch.Tensor
+    """(outputs / TILE, inputs / fed, TILE, fed), the order in which it is read; `fed` is 2 of bfloat16, 4 of int8."""
+    outputs: int
+    """Without those, of zeros, that fill up the last tile."""
+    scales: torch.Tensor | None = None
+    """Of int8, (outputs,) float32; None of bfloat16."""
+    offsets: torch.Tensor | None = None
+    """(outputs,) what it adds to each that inputs are unsigned: 128 more than they are."""
+
+    @classmethod
+    def of(cls, weight: torch.Tensor) -> Self:
+        """Of a weight in bfloat16, (outputs, inputs)."""
+        return cls(_tiled(weight, fed=2), len(weight))
+
+    @classmethod
+    def of_int8(cls, weight: torch.Tensor, scales: torch.Tensor) -> Self:
+        """Of a weight in int8, (outputs, inputs), and a scale for each output."""
+        scales = nn.functional.pad(scales.float(), (0, -len(weight) % TILE))
+        sums = nn.functional.pad(weight.sum(dim=1).float(), (0, -len(weight) % TILE))
+        return cls(_tiled(weight, fed=4), len(weight), scales.contiguous(), (128 * scales * sums).contiguous())
+
+    @property
+    def padded_outputs(self) -> int:
+        return len(self.tiles) * TILE
+
+    @property
+    def inputs(self) -> int:
+        return self.tiles.shape[1] * self.tiles.shape[3]
+
+    @property
+    def structure(self) -> _Weight:
+        """Pointers, which are good for as long as this is there."""
+        scales, offsets = (None if part is None else part.data_ptr() for part in (self.scales, self.offsets))
+        return _Weight(self.tiles.data_ptr(), scales, offsets)
+
+
+def _tiled(weight: torch.Tensor, *, fed: int) -> torch.Tensor:
     outputs, inputs = weight.shape
-    shape = (-(-outputs // TILE), inputs // 2, TILE, 2)
+    shape = (-(-outputs // TILE), inputs // fed, TILE, fed)
     tiles = mapped_zeros(shape, weight.dtype, huge_pages=weight.nbytes >= HUGE_PAGE)
     whole = outputs // TILE
-    tiles[:whole] = weight.detach()[: whole * TILE].view(whole, TILE, inputs // 2, 2).transpose(1, 2)
+    tiles[:whole] = weight.detach()[: whole * TILE].view(whole, TILE, inputs // fed, fed).transpose(1, 2)
     if rest := outputs - whole * TILE:
-        tiles[whole, :, :rest] = weight.detach()[whole * TILE :].view(rest, inputs // 2, 2).transpose(0, 1)
+        tiles[whole, :, :rest] = weight.detach()[whole * TILE :].view(rest, inputs // fed, fed).transpose(0, 1)
     return tiles
 
 
 class NativeLinear(nn.Module):
-    """`nn.Linear` without bias for few rows, which returns float32.
+    """`nn.Linear` without bias for few rows, which returns float32."""
 
-    Args:
-        tiles: its weight, `tiled`.
-        outputs: how many it has.
-    """
-
-    def __init__(self, tiles: torch.Tensor, outputs: int):
+    def __init__(self, weight: NativeWeight):
         super().__init__()
-        self.tiles = tiles
-        self.out_features, self.in_features = outputs, tiles.shape[1] * 2
-        self.padded_outputs = len(tiles) * TILE
+        self.native = weight
         self._library = cast(CDLL, library())
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
+        rows, threads = len(inputs), torch.get_num_threads()
         inputs = inputs.bfloat16().contiguous()
-        output = torch.empty(len(inputs), self.padded_outputs)
+        output = torch.empty(rows, self.native.padded_outputs)
+        rounded = torch.empty(threads, rows, self.native.inputs, dtype=torch.uint8)
+        row_scales = torch.empty(threads, rows)
         self._library.multiply_rows(
-            self.tiles.data_ptr(),
+            byref(self.native.structure),
             inputs.data_ptr(),
-            self.in_features,
-            self.padded_outputs,
-            len(inputs),
+            self.native.inputs,
+            self.native.padded_outputs,
+            rows,
             output.data_ptr(),
-            torch.get_num_threads(),
+            rounded.data_ptr(),
+            row_scales.data_ptr(),
+            threads,
         )
-        return output[:, : self.out_features]
+        return output[:, : self.native.outputs]
 
 
 class NativeStep:
@@ -162,7 +207,7 @@ class NativeStep:
         first, *_ = layers = cast("list[DecoderLayer]", list(decoder.layers))
         self._decoder = decoder
         self._library = cast(CDLL, library())
-        self._kept_alive: list[torch.Tensor] = []
+        self._kept_alive: list[torch.Tensor | NativeWeight] = []
         """What the library has pointers to."""
         self._layers = (_Layer * len(layers))(*(self._layer(layer, *slots.layer(i)) for i, layer in enumerate(layers)))
         self._slots = slots.slots
@@ -170,15 +215,13 @@ class NativeStep:
         self._attended = first.heads * first.head_dim
         self._projected = self._attended + 2 * first.key_heads * first.head_dim
         self._intermediate = first.intermediate_size
-        self._vocabulary, self._padded_vocabulary, self._slot_tokens = (
-            head.out_features,
-            head.padded_outputs,
-            slots.slot_tokens,
-        )
+        self._vocabulary, self._padded_vocabulary = head.native.outputs, head.native.padded_outputs
+        self._slot_tokens = slots.slot_tokens
+        self._widest = max(self._hidden, self._attended, self._intermediate)
         self._model = _Model(
             layers=self._layers,
             norm=self._pointer(decoder.final_norm.weight),
-            head=self._pointer(head.tiles),
+            head=self._structure(head.native),
             layer_count=len(layers),
             hidden=self._hidden,
             intermediate=self._intermediate,
@@ -196,8 +239,8 @@ class NativeStep:
     def of(cls, decoder: "Decoder", head: nn.Module, slots: SlotCache) -> Self | None:
         """None where the model's weights were not laid out for it."""
         layers = cast("list[DecoderLayer]", list(decoder.layers))
-        has_tiles = all(tiles_of(linear) is not None for layer in layers for linear in _linears(layer))
-        return cls(decoder, head, slots) if has_tiles and isinstance(head, NativeLinear) else None
+        are_native = all(native_weight(linear) is not None for layer in layers for linear in _linears(layer))
+        return cls(decoder, head, slots) if are_native and isinstance(head, NativeLinear) else None
 
     def __call__(self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int) -> torch.Tensor:
         """Advance the rows in the slots from `first_slot` on.
@@ -230,6 +273,8 @@ class NativeStep:
             "attended": torch.empty(rows, self._attended, dtype=torch.bfloat16),
             "gated": torch.empty(rows, self._intermediate, dtype=torch.bfloat16),
             "scores": torch.empty(threads, self._slot_tokens),
+            "rounded": torch.empty(threads, rows, self._widest, dtype=torch.uint8),
+            "row_scales": torch.empty(threads, rows),
         }
         pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
         step = _Step(rows=rows, first_slot=first_slot, **pointers)
@@ -237,18 +282,22 @@ class NativeStep:
         return logits[:, : self._vocabulary]
 
     def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> _Layer:
-        weights = {
+        products = {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}
+        others = {
             "attention_norm": layer.attention_norm.weight,
-            "qkv": tiles_of(layer.qkv),
             "head_norms": layer.head_weights,
-            "output": tiles_of(layer.output),
             "mlp_norm": layer.mlp_norm.weight,
-            "gate_up": tiles_of(layer.gate_up),
-            "down": tiles_of(layer.down),
             "keys": keys,
             "values": values,
         }
-        return _Layer(**{name: self._pointer(cast(torch.Tensor, weight)) for name, weight in weights.items()})
+        return _Layer(
+            **{name: self._structure(cast(NativeWeight, native_weight(linear))) for name, linear in products.items()},
+            **{name: self._pointer(tensor) for name, tensor in others.items()},
+        )
+
+    def _structure(self, weight: NativeWeight) -> _Weight:
+        self._kept_alive.append(weight)
+        return weight.structure
 
     def _pointer(self, tensor: torch.Tensor) -> int:
         if tensor.dtype != torch.bfloat16 or not tensor.is_contiguous():
@@ -257,6 +306,6 @@ class NativeStep:
         return tensor.data_ptr()
 
 
-def tiles_of(linear: nn.Module) -> torch.Tensor | None:
+def native_weight(linear: nn.Module) -> NativeWeight | None:
     """The weight of a layer as the library takes it, where its layout has it."""
-    return cast("torch.Tensor | None", getattr(linear, "tiles", None))
+    return cast("NativeWeight | None", getattr(linear, "native", None))

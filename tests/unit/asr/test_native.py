@@ -14,8 +14,8 @@ from benchmarks.engine import noise_sequence
 from benchmarks.random_checkpoint import SHAPES, write_native
 from deployments.asr import native
 from deployments.asr.checkpoint import load
-from deployments.asr.linear import Quantization, pack
-from deployments.asr.native import NativeLinear, tiled
+from deployments.asr.linear import Quantization, _native_int8, pack
+from deployments.asr.native import NativeLinear, NativeWeight
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sequence import Sequence
@@ -49,7 +49,7 @@ def build(folder: Path, *replaced: tuple[str, str]) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        ("{1, sizeof(Layer)", "{0, sizeof(Layer)"),
+        ("{2, sizeof(Layer)", "{1, sizeof(Layer)"),
         ("int64_t rows, first_slot;", "int64_t rows, first_slot, more;"),
         ("TILE = 32,", "TILE = 64,"),
         ("decode_step_interface[]", "another_name[]"),
@@ -69,11 +69,13 @@ def test_no_library_is_none(tmp_path: Path) -> None:
     assert native.load_library(tmp_path) is None
 
 
-def runner_of(folder: Path, dtype: torch.dtype, *, packed: bool) -> tuple[ModelRunner, list[Sequence]]:
+def runner_of(
+    folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
+) -> tuple[ModelRunner, list[Sequence]]:
     """A runner over prompts that are read, of different lengths, each with a first token that is the same for all."""
     checkpoint = load(str(folder), dtype=dtype, device=CPU)
     if packed:
-        pack(checkpoint.model, "none")
+        pack(checkpoint.model, quantization)
     prompt = Prompt(checkpoint.tokenizer)
     runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
     sequences = []
@@ -151,7 +153,7 @@ def test_a_row_that_is_not_finite_stays_alone(odd_folder: Path) -> None:
 def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
     linear = nn.Linear(96, 555, bias=False, dtype=torch.bfloat16)
     inputs = torch.randn(rows, 96, dtype=torch.bfloat16)
-    found = NativeLinear(tiled(linear.weight), linear.out_features)(inputs)
+    found = NativeLinear(NativeWeight.of(linear.weight))(inputs)
     torch.testing.assert_close(found, inputs.float() @ linear.weight.float().T)
 
 
@@ -198,6 +200,40 @@ def test_sizes_that_the_library_does_not_take(
     monkeypatch.setitem(SHAPES, "other", replace(tiny, text={**tiny.text, **sizes}))
     checkpoint = load(str(write_native(tmp_path, "other")), dtype=torch.bfloat16, device=CPU)
     assert pack(checkpoint.model, "none") == "24 PackedLinear"
+
+
+@needs_library
+@pytest.mark.parametrize("rows", [1, 8, 11])
+@torch.inference_mode()
+def test_int8_rounds_each_row_by_itself(rows: int) -> None:
+    """Rows of a thousandth and of a thousand times the others' size are as exact as those."""
+    linear = nn.Linear(96, 75, bias=False, dtype=torch.bfloat16)
+    sizes = torch.tensor([1.0, 1e-3, 1e3] * rows)[:rows, None]
+    inputs = (torch.randn(rows, 96) * sizes).bfloat16()
+    found = _native_int8(linear)(inputs)
+    expected = inputs.float() @ linear.weight.float().T
+    assert ((found - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.02
+    inputs[0, 5] = torch.inf
+    broken = _native_int8(linear)(inputs)
+    assert not broken[0].isfinite().any()
+    assert torch.equal(broken[1:], found[1:])
+
+
+@needs_library
+@torch.inference_mode()
+def test_int8_steps_are_as_near_to_float32_as_torchs(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact, sequences = runner_of(odd_folder, torch.float32, packed=False)
+    expected = exact.decode(sequences)
+    in_c, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
+    assert in_c.steps_in_c
+    found = in_c.decode(sequences)
+    assert torch.equal(in_c.decode(sequences[3:5], first_slot=3), found[3:5])
+    with monkeypatch.context() as patch:
+        patch.setattr(native, "library", lambda: None)
+        plain, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
+        assert not plain.steps_in_c
+        by_torch = plain.decode(sequences)
+    assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8"])
