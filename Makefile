@@ -96,7 +96,7 @@ audit: .build/audit/bin/pip-audit  ## look for known vulnerabilities in the pinn
 	else cat .build/audit/log >&2; fi; exit $$code
 
 clean:  ## remove what the other targets made, but no training data
-	rm -rf .venv .build build .pytest_cache .mypy_cache .ruff_cache *.egg-info deployments/asr/*.so
+	rm -rf .venv .build build .pytest_cache .mypy_cache .ruff_cache *.egg-info deployments/asr/native/*.so
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one: make PYTHON=/path/to/python3.12"; exit 1; }
@@ -108,12 +108,12 @@ clean:  ## remove what the other targets made, but no training data
 	.build/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'
 
 # Stamps: an unchanged checkout is set up without touching the network.
-.venv/.serve: pyproject.toml constraints.txt deployments/asr/decode_step.c | .venv/bin/python
-	@rm -f deployments/asr/_decode_step*.so
+.venv/.serve: pyproject.toml constraints.txt deployments/asr/native/decode_step.c | .venv/bin/python
+	@rm -f deployments/asr/native/*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.dev: pyproject.toml constraints.txt deployments/asr/decode_step.c | .venv/bin/python
-	@rm -f deployments/asr/_decode_step*.so
+.venv/.dev: pyproject.toml constraints.txt deployments/asr/native/decode_step.c | .venv/bin/python
+	@rm -f deployments/asr/native/*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/.serve

@@ -25,7 +25,7 @@ from benchmarks.results import Cell
 from deployments.asr.checkpoint import load
 from deployments.asr.device import choose_dtype
 from deployments.asr.linear import TwofoldLinear, pack
-from deployments.asr.native import NativeLinear
+from deployments.asr.native.weights import NativeLinear
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt

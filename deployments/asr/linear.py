@@ -16,7 +16,8 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
-from deployments.asr.native import NativeLinear, NativeWeight, suits
+from deployments.asr.native.step import suits
+from deployments.asr.native.weights import NativeLinear, NativeWeight
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]

@@ -12,7 +12,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
-from deployments.asr.native import NativeStep
+from deployments.asr.native.step import NativeStep
 from deployments.asr.packed import Packed
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence

@@ -12,10 +12,12 @@ from torch import nn
 
 from benchmarks.engine import noise_sequence
 from benchmarks.random_checkpoint import SHAPES, write_native
-from deployments.asr import native
 from deployments.asr.checkpoint import load
 from deployments.asr.linear import Quantization, _native_int8, pack
-from deployments.asr.native import NativeLinear, NativeWeight
+from deployments.asr.native import library as library_module
+from deployments.asr.native import step as step_module
+from deployments.asr.native.library import library, load_library
+from deployments.asr.native.weights import NativeLinear, NativeWeight
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sequence import Sequence
@@ -24,17 +26,17 @@ CPU = torch.device("cpu")
 ROWS = 17
 """Three groups of them, as the library multiplies them."""
 
-needs_library = pytest.mark.skipif(native.library() is None, reason="needs AVX-512 BF16 and a C compiler")
+needs_library = pytest.mark.skipif(library() is None, reason="needs AVX-512 BF16 and a C compiler")
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 def test_there_is_a_library_where_there_is_the_processor() -> None:
-    assert (native.library() is not None) == torch.cpu.get_capabilities().get("avx512_bf16", False)
+    assert (library() is not None) == torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def build(folder: Path, *replaced: tuple[str, str]) -> Path:
     """Build the library with changes, as the installation does it."""
-    source = Path(native.__file__).with_name("decode_step.c").read_text(encoding="utf-8")
+    source = Path(library_module.__file__).with_name("decode_step.c").read_text(encoding="utf-8")
     for old, new in replaced:
         assert old in source
         source = source.replace(old, new)
@@ -57,16 +59,16 @@ def build(folder: Path, *replaced: tuple[str, str]) -> Path:
     ids=["meaning", "structure", "layout", "none"],
 )
 def test_a_library_of_another_time_is_not_used(tmp_path: Path, change: tuple[str, str]) -> None:
-    assert native.load_library(build(tmp_path, change)) is None
+    assert load_library(build(tmp_path, change)) is None
 
 
 @needs_library
 def test_the_library_of_this_time_is_used(tmp_path: Path) -> None:
-    assert native.load_library(build(tmp_path)) is not None
+    assert load_library(build(tmp_path)) is not None
 
 
 def test_no_library_is_none(tmp_path: Path) -> None:
-    assert native.load_library(tmp_path) is None
+    assert load_library(tmp_path) is None
 
 
 def runner_of(
@@ -229,7 +231,7 @@ def test_int8_steps_are_as_near_to_float32_as_torchs(odd_folder: Path, monkeypat
     found = in_c.decode(sequences)
     assert torch.equal(in_c.decode(sequences[3:5], first_slot=3), found[3:5])
     with monkeypatch.context() as patch:
-        patch.setattr(native, "library", lambda: None)
+        patch.setattr(step_module, "library", lambda: None)
         plain, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
         assert not plain.steps_in_c
         by_torch = plain.decode(sequences)
@@ -250,7 +252,7 @@ def test_without_memory_to_spare_weights_are_kept_once(odd_folder: Path) -> None
 
 
 def test_another_processor_runs_torch(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(step_module, "library", lambda: None)
     checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
     assert pack(checkpoint.model, "none") == "24 PackedLinear"
     runner = ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64)

@@ -6,11 +6,12 @@ import pytest
 
 from benchmarks import engine_profile
 from benchmarks.engine_profile import COLUMNS, measure
-from deployments.asr import native
+from deployments.asr.native import step
+from deployments.asr.native.library import library
 
 
 def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(step, "library", lambda: None)
     monkeypatch.setattr(engine_profile, "read_bandwidth", lambda _: 1e9)
     monkeypatch.setattr(engine_profile, "_arithmetic", lambda _: 2e9)
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in measure(native_folder, [1, 2])]
@@ -36,7 +37,7 @@ def test_a_step_in_c_has_its_products_and_the_rest(odd_folder: Path, monkeypatch
     assert isinstance(products, float)
     assert isinstance(rest, float)
     assert products > 0
-    assert (row["attention ms"] is None) == (native.library() is not None)
+    assert (row["attention ms"] is None) == (library() is not None)
 
 
 def test_operators_are_told_apart() -> None:

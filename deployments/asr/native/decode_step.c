@@ -336,7 +336,7 @@ static void attend(const Model *model, const Layer *layer, const Step *step, flo
     }
 }
 
-/* What native.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
+/* What library.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
  * sizes of what is passed, and TILE. */
 const int64_t decode_step_interface[] = {2, sizeof(Layer), sizeof(Model), sizeof(Step), TILE};
 

@@ -1,0 +1,89 @@
+"""Finds the library that `decode_step.c` was built into, and says what it is called with.
+
+It is built where this package is installed and there is a C compiler, and used where the processor has AVX-512 BF16.
+Elsewhere, and for other formats, torch's operators do the same.
+"""
+
+import ctypes
+import logging
+from ctypes import CDLL, POINTER, Structure, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger("ray.serve.asr")
+
+INTERFACE = 2
+"""Of the library, which was built when this package was last installed, and may be older than this file."""
+TILE = 32
+"""Outputs that are summed side by side."""
+LANES = 16
+"""Numbers of float32 in a register."""
+MAX_HEAD_DIM = 128
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
+
+
+class WeightStructure(Structure):
+    _fields_ = _fields(c_void_p, "tiles scales offsets")
+
+
+class LayerStructure(Structure):
+    _fields_ = [
+        *_fields(WeightStructure, "qkv output gate_up down"),
+        *_fields(c_void_p, "attention_norm head_norms mlp_norm keys values"),
+    ]
+
+
+class ModelStructure(Structure):
+    _fields_ = [
+        ("layers", POINTER(LayerStructure)),
+        ("head", WeightStructure),
+        ("norm", c_void_p),
+        *_fields(c_int64, "layer_count hidden intermediate heads key_heads head_dim vocabulary slot_tokens"),
+        *_fields(c_float, "epsilon head_epsilon scaling"),
+    ]
+
+
+class StepStructure(Structure):
+    _fields_ = [
+        *_fields(c_int64, "rows first_slot"),
+        *_fields(c_void_p, "positions cosines sines residual logits projected normed attended gated scores"),
+        *_fields(c_void_p, "rounded row_scales"),
+    ]
+
+
+@cache
+def library() -> CDLL | None:
+    """The built library; None where there is none, or where this processor cannot run it."""
+    if not torch.cpu.get_capabilities().get("avx512_bf16"):
+        return None
+    loaded = load_library(Path(__file__).parent)
+    if loaded is None:
+        logger.warning("decode steps run as torch's operators: install this package again, where there is a C compiler")
+    return loaded
+
+
+def load_library(folder: Path) -> CDLL | None:
+    """The library in a folder; None where there is none, or another than this file was written for."""
+    paths = [folder / f"_decode_step{suffix}" for suffix in EXTENSION_SUFFIXES]
+    path = next((path for path in paths if path.exists()), None)
+    if path is None:
+        return None
+    expected = [INTERFACE, *map(ctypes.sizeof, (LayerStructure, ModelStructure, StepStructure)), TILE]
+    try:
+        loaded = ctypes.CDLL(str(path))
+        if list((c_int64 * len(expected)).in_dll(loaded, "decode_step_interface")) != expected:
+            return None
+    except (OSError, ValueError):  # the OpenMP that it was built with is missing, or it is as old as can be
+        return None
+    loaded.decode_step.argtypes = [POINTER(ModelStructure), POINTER(StepStructure), c_int]
+    sizes, scratch = [c_int64] * 3, [c_void_p] * 2
+    loaded.multiply_rows.argtypes = [POINTER(WeightStructure), c_void_p, *sizes, c_void_p, *scratch, c_int]
+    loaded.decode_step.restype = loaded.multiply_rows.restype = None
+    return loaded
