@@ -27,6 +27,7 @@ from benchmarks.demo_checkpoint.grammar import Language
 from benchmarks.demo_checkpoint.testset import Item
 from deployments.asr.checkpoint import load
 from deployments.asr.engine import Engine
+from deployments.asr.device import choose_dtype
 from deployments.asr.linear import Quantization, pack
 from deployments.transcription.utterance import Utterance
 
@@ -60,9 +61,11 @@ def _spaced(text: str, language: Language) -> str:
     return " ".join(grammar.units(grammar.normalise(text), language))
 
 
-def evaluate(checkpoint: Path, sentences: int, quantization: Quantization = "none") -> list[Score]:
+def evaluate(
+    checkpoint: Path, sentences: int, quantization: Quantization = "none", dtype: torch.dtype = torch.float32
+) -> list[Score]:
     """Score every group of the test set, then every trained voice on its own."""
-    loaded = load(str(checkpoint), dtype=torch.float32, device=torch.device("cpu"))
+    loaded = load(str(checkpoint), dtype=dtype, device=torch.device("cpu"))
     pack(loaded.model, quantization)
     engine = Engine(loaded, slots=16, slot_tokens=1024, admission_s=10.0).start()
     try:
@@ -111,18 +114,23 @@ def main() -> None:
     parser.add_argument("--checkpoint", type=Path, default=EXPORTED)
     parser.add_argument("--sentences", type=int, default=300, help="test sentences per language")
     parser.add_argument("--quantization", choices=("none", "int8"), default="none")
+    parser.add_argument(
+        "--dtype", choices=("auto", "float32", "bfloat16"), default="float32", help="auto: as served here"
+    )
     parser.add_argument("--save", metavar="NAME", help="keep the groups of recordings for docs/performance.md")
     arguments = parser.parse_args()
     began = time.monotonic()
-    scores = evaluate(arguments.checkpoint, arguments.sentences, arguments.quantization)
+    dtype = choose_dtype(arguments.dtype, torch.device("cpu"))
+    scores = evaluate(arguments.checkpoint, arguments.sentences, arguments.quantization, dtype)
     print(table(scores))
     print(f"{time.monotonic() - began:.0f} s")
-    if arguments.quantization == "none":
+    if (arguments.quantization, arguments.dtype) == ("none", "float32"):
         write_metrics(arguments.checkpoint, [asdict(line) for line in scores], table(scores))
     if arguments.save:
         columns = ["recordings", "language", "clips", "error rate %", "language right %"]
         rows = [list(asdict(line).values()) for line in scores if not line.group.startswith("voice ")]
-        results.save(arguments.save, results.command_line("benchmarks.demo_checkpoint.evaluate"), {}, columns, rows)
+        command = results.command_line("benchmarks.demo_checkpoint.evaluate")
+        results.save(arguments.save, command, {"dtype": str(dtype).removeprefix("torch.")}, columns, rows)
 
 
 if __name__ == "__main__":
