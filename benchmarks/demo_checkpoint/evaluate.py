@@ -26,8 +26,8 @@ from benchmarks.demo_checkpoint.export import EXPORTED, WORK
 from benchmarks.demo_checkpoint.grammar import Language
 from benchmarks.demo_checkpoint.testset import Item
 from deployments.asr.checkpoint import load
-from deployments.asr.engine import Engine
 from deployments.asr.device import choose_dtype
+from deployments.asr.engine import Engine
 from deployments.asr.linear import Quantization, pack
 from deployments.transcription.utterance import Utterance
 
