@@ -127,7 +127,9 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        quantised = _quantised(linear)
+        self._lay_out(linear, _quantised(linear))
+
+    def _lay_out(self, linear: nn.Linear, quantised: torch.Tensor) -> None:
         bias = None if linear.bias is None else linear.bias.detach().float()
         self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
         # Without VNNI the kernel adds pairs of products in 16 bits, which overflow unless activations keep to 7 bits.
@@ -143,9 +145,9 @@ class Int8Linear(nn.Module):
 class TwofoldInt8Linear(Int8Linear):
     """`Int8Linear` for many rows, with its weight once more as `NativeStep` reads it."""
 
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear)
-        self.native = _native_int8(linear).native
+    def _lay_out(self, linear: nn.Linear, quantised: torch.Tensor) -> None:
+        super()._lay_out(linear, quantised)
+        self.native = _native_weight(quantised)
 
 
 def _quantised(linear: nn.Linear) -> torch.Tensor:
@@ -225,9 +227,12 @@ def _native(linear: nn.Linear) -> nn.Module:
     return NativeLinear(NativeWeight.of(linear.weight))
 
 
-def _native_int8(linear: nn.Linear) -> NativeLinear:
-    quantised = _quantised(linear)
-    return NativeLinear(NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales()))
+def _native_int8(linear: nn.Linear) -> nn.Module:
+    return NativeLinear(_native_weight(_quantised(linear)))
+
+
+def _native_weight(quantised: torch.Tensor) -> NativeWeight:
+    return NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales())
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

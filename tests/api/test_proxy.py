@@ -12,11 +12,19 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
+from deployments.ingress import proxy
 from deployments.ingress.proxy import ProxyMiddleware, middleware
 from deployments.ingress.request_age import age_of
 from tests.api.fakes import TRANSCRIPTIONS, Service, error_of
 
 FRESH = re.compile(r"req_[0-9a-f]{32}")
+
+
+def test_its_process_returns_the_memory_of_bodies(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[bool] = []
+    monkeypatch.setattr(proxy, "return_freed_memory", lambda: called.append(True))
+    middleware()
+    assert called == [True]
 
 
 class Serve:
