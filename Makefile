@@ -10,6 +10,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
 	&& echo $$python && break; done)
 BIN := .venv/bin
+# What is compiled when the package is installed.
+NATIVE := $(wildcard deployments/asr/native/*.[ch])
 
 # Ray reports usage to its makers unless told not to; serving speech is nobody's business but the operator's.
 export RAY_USAGE_STATS_ENABLED ?= 0
@@ -108,12 +110,12 @@ clean:  ## remove what the other targets made, but no training data
 	.build/audit/bin/pip install --quiet 'pip-audit>=2.10,<3'
 
 # Stamps: an unchanged checkout is set up without touching the network.
-.venv/.serve: pyproject.toml constraints.txt deployments/asr/native/decode_step.c | .venv/bin/python
+.venv/.serve: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	@rm -f deployments/asr/native/*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-.venv/.dev: pyproject.toml constraints.txt deployments/asr/native/decode_step.c | .venv/bin/python
+.venv/.dev: pyproject.toml constraints.txt $(NATIVE) | .venv/bin/python
 	@rm -f deployments/asr/native/*.so
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ .venv/.serve

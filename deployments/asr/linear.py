@@ -16,8 +16,9 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
-from deployments.asr.native.step import suits
+from deployments.asr.native.decoder import suits
 from deployments.asr.native.weights import NativeLinear, NativeWeight
+from deployments.asr.onednn import round_up
 from deployments.exceptions import CheckpointError
 
 Quantization = Literal["none", "int8"]
@@ -29,17 +30,6 @@ _FLOAT16_STEP = torch.finfo(torch.float16).smallest_normal * torch.finfo(torch.f
 
 FEW_ROWS = 8
 """Up to so many rows float16 weights are the faster ones."""
-
-
-def round_up(rows: int) -> int:
-    """How many rows oneDNN is given in place of so many: the same up to 16, then a multiple of 4, of 8 and so on.
-
-    It compiles kernels for each number of rows that it meets, and an encoding and a prefill have a row for each token,
-    which is another number nearly every time: with fewer numbers more of them are found among the kernels that are kept
-    (`onednn.py`). From 64 on at most a 16th is added.
-    """
-    step = 1 if rows <= 16 else max(4, 2 ** ((rows - 1).bit_length() - 5))
-    return -(-rows // step) * step
 
 
 class UnsuitableLayer(Exception):
@@ -66,7 +56,7 @@ class PackedLinear(nn.Module):
 
 
 class TwofoldLinear(PackedLinear):
-    """`PackedLinear` for many rows, with its weight once more as `NativeStep` reads it."""
+    """`PackedLinear` for many rows, with its weight once more as `NativeDecoder` reads it."""
 
     def __init__(self, linear: nn.Linear):
         super().__init__(linear)
@@ -143,7 +133,7 @@ class Int8Linear(nn.Module):
 
 
 class TwofoldInt8Linear(Int8Linear):
-    """`Int8Linear` for many rows, with its weight once more as `NativeStep` reads it."""
+    """`Int8Linear` for many rows, with its weight once more as `NativeDecoder` reads it."""
 
     def _lay_out(self, linear: nn.Linear, quantised: torch.Tensor) -> None:
         super()._lay_out(linear, quantised)

@@ -1,4 +1,4 @@
-"""How many compiled kernels oneDNN keeps. Free of torch: it reads this when it is loaded."""
+"""How many compiled kernels oneDNN keeps, and needs. Free of torch: it reads this when it is loaded."""
 
 import os
 
@@ -15,3 +15,14 @@ def bound_caches() -> None:
     """
     for name in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
         os.environ.setdefault(name, KEPT_KERNELS)
+
+
+def round_up(rows: int) -> int:
+    """How many rows oneDNN is given in place of so many: the same up to 16, then a multiple of 4, of 8 and so on.
+
+    It compiles kernels for each number of rows that it meets, and an encoding and a prefill have a row for each token,
+    which is another number nearly every time: with fewer numbers more of them are found among those that are kept. From
+    64 on at most a 16th is added.
+    """
+    step = 1 if rows <= 16 else max(4, 2 ** ((rows - 1).bit_length() - 5))
+    return -(-rows // step) * step

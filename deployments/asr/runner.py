@@ -12,7 +12,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
-from deployments.asr.native.step import NativeStep
+from deployments.asr.native.decoder import NativeDecoder
 from deployments.asr.packed import Packed
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
@@ -59,7 +59,7 @@ class ModelRunner:
         if compiled:
             self._compile()
         self._graphs = self._record_graphs() if graphs else None
-        self._native = NativeStep.of(self._decoder, self._head, self.cache)
+        self._native = NativeDecoder.of(self._decoder, self._head, self.cache)
 
     @property
     def steps_in_c(self) -> bool:
@@ -109,6 +109,10 @@ class ModelRunner:
         Returns logits of the first token of each answer, (rows, vocabulary) float32.
         """
         lengths = [len(sequence.prompt_ids) for sequence in sequences]
+        if self._native is not None:
+            embeddings = torch.cat([sequence.prompt for sequence in sequences])
+            pieces = [Piece(first_slot + row, 0, length) for row, length in enumerate(lengths)]
+            return self._native(embeddings, torch.empty(0), first_slot, pieces)
         # Built on the CPU: a GPU would have to be asked how long the result is.
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
         positions = self._on_device(torch.cat([torch.arange(length) for length in lengths]))
@@ -159,6 +163,9 @@ class ModelRunner:
         piece: Piece,
     ) -> torch.Tensor:
         """A decode step that takes a piece of a prompt along: its tokens share the pass over the weights."""
+        if self._native is not None:
+            embeddings = torch.cat([self._embed_tokens(tokens), reading.prompt[piece.start : piece.end]])
+            return self._native(embeddings, positions, first_slot, [piece])
         step = Step(first_slot, self._on_device(positions), length, piece)
         slots = torch.cat([self._slots[step.slots], self._slots[piece.slot].expand(piece.end - piece.start)])
         positions = self._on_device(torch.cat([positions, torch.arange(piece.start, piece.end)]))

@@ -1,4 +1,4 @@
-"""Finds the library that `decode_step.c` was built into, and says what it is called with.
+"""Finds the library that `decoder.c` was built into, and says what it is called with.
 
 It is built where this package is installed and there is a C compiler, and used where the processor has AVX-512 BF16.
 Elsewhere, and for other formats, torch's operators do the same.
@@ -16,10 +16,14 @@ import torch
 
 logger = logging.getLogger("ray.serve.asr")
 
-INTERFACE = 2
+INTERFACE = 3
 """Of the library, which was built when this package was last installed, and may be older than this file."""
 TILE = 32
 """Outputs that are summed side by side."""
+GROUP = 8
+"""Rows that are multiplied at a time."""
+BLOCK = 128
+"""Tokens of a prompt that a thread attends for at a time."""
 LANES = 16
 """Numbers of float32 in a register."""
 MAX_HEAD_DIM = 128
@@ -50,12 +54,22 @@ class ModelStructure(Structure):
     ]
 
 
-class StepStructure(Structure):
+class PieceStructure(Structure):
+    _fields_ = _fields(c_int64, "slot start tokens")
+
+
+class BatchStructure(Structure):
     _fields_ = [
         *_fields(c_int64, "rows first_slot"),
-        *_fields(c_void_p, "positions cosines sines residual logits projected normed attended gated scores"),
-        *_fields(c_void_p, "rounded row_scales"),
+        ("positions", c_void_p),
+        ("piece_count", c_int64),
+        ("pieces", POINTER(PieceStructure)),
+        *_fields(c_void_p, "cosines sines projected attended scores shares queries tiles"),
     ]
+
+
+class StepStructure(Structure):
+    _fields_ = _fields(c_void_p, "residual logits projected normed gated rounded row_scales")
 
 
 @cache
@@ -65,25 +79,32 @@ def library() -> CDLL | None:
         return None
     loaded = load_library(Path(__file__).parent)
     if loaded is None:
-        logger.warning("decode steps run as torch's operators: install this package again, where there is a C compiler")
+        logger.warning("the language model is left to torch: install this package again, where there is a C compiler")
     return loaded
 
 
 def load_library(folder: Path) -> CDLL | None:
     """The library in a folder; None where there is none, or another than this file was written for."""
-    paths = [folder / f"_decode_step{suffix}" for suffix in EXTENSION_SUFFIXES]
+    paths = [folder / f"_decoder{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
-    expected = [INTERFACE, *map(ctypes.sizeof, (LayerStructure, ModelStructure, StepStructure)), TILE]
+    structures = (LayerStructure, ModelStructure, PieceStructure, BatchStructure, StepStructure)
+    expected = [INTERFACE, *map(ctypes.sizeof, structures), TILE, GROUP, BLOCK]
     try:
         loaded = ctypes.CDLL(str(path))
-        if list((c_int64 * len(expected)).in_dll(loaded, "decode_step_interface")) != expected:
+        if list((c_int64 * len(expected)).in_dll(loaded, "decoder_interface")) != expected:
             return None
     except (OSError, ValueError):  # the OpenMP that it was built with is missing, or it is as old as can be
         return None
-    loaded.decode_step.argtypes = [POINTER(ModelStructure), POINTER(StepStructure), c_int]
-    sizes, scratch = [c_int64] * 3, [c_void_p] * 2
-    loaded.multiply_rows.argtypes = [POINTER(WeightStructure), c_void_p, *sizes, c_void_p, *scratch, c_int]
-    loaded.decode_step.restype = loaded.multiply_rows.restype = None
+    model, batch, pointer, number = POINTER(ModelStructure), POINTER(BatchStructure), c_void_p, c_int64
+    for name, arguments in {
+        "decode_step": (model, batch, POINTER(StepStructure)),
+        "multiply_rows": (POINTER(WeightStructure), pointer, number, number, number, pointer, pointer, pointer),
+        "attend_tokens": (model, number, batch),
+        "add_and_normalise": (pointer, pointer, pointer, c_float, number, number, pointer),
+        "gate": (pointer, number, number, pointer),
+    }.items():
+        function = getattr(loaded, name)
+        function.argtypes, function.restype = [*arguments, c_int], None
     return loaded

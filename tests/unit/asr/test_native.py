@@ -1,4 +1,4 @@
-"""Decode steps in C compute what torch's operators do, as near to float32."""
+"""The language model in C computes what torch's operators do, as near to float32."""
 
 import shutil
 import subprocess
@@ -12,10 +12,11 @@ from torch import nn
 
 from benchmarks.engine import noise_sequence
 from benchmarks.random_checkpoint import SHAPES, write_native
+from deployments.asr.attention import Piece
 from deployments.asr.checkpoint import load
 from deployments.asr.linear import Quantization, _native_int8, pack
+from deployments.asr.native import decoder as decoder_module
 from deployments.asr.native import library as library_module
-from deployments.asr.native import step as step_module
 from deployments.asr.native.library import library, load_library
 from deployments.asr.native.weights import NativeLinear, NativeWeight
 from deployments.asr.prompt import Prompt
@@ -36,14 +37,17 @@ def test_there_is_a_library_where_there_is_the_processor() -> None:
 
 def build(folder: Path, *replaced: tuple[str, str]) -> Path:
     """Build the library with changes, as the installation does it."""
-    source = Path(library_module.__file__).with_name("decode_step.c").read_text(encoding="utf-8")
+    sources = {
+        path.name: path.read_text(encoding="utf-8") for path in Path(library_module.__file__).parent.glob("*.[ch]")
+    }
     for old, new in replaced:
-        assert old in source
-        source = source.replace(old, new)
-    (folder / "decode_step.c").write_text(source, encoding="utf-8")
-    built = folder / f"_decode_step{EXTENSION_SUFFIXES[0]}"
+        assert any(old in source for source in sources.values())
+        sources = {name: source.replace(old, new) for name, source in sources.items()}
+    for name, source in sources.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    built = folder / f"_decoder{EXTENSION_SUFFIXES[0]}"
     options = ["-O1", "-std=c11", "-fopenmp", "-fPIC", "-shared"]
-    subprocess.run(["cc", *options, str(folder / "decode_step.c"), "-o", str(built), "-lm"], check=True)
+    subprocess.run(["cc", *options, str(folder / "decoder.c"), "-o", str(built), "-lm"], check=True)
     return folder
 
 
@@ -51,10 +55,10 @@ def build(folder: Path, *replaced: tuple[str, str]) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        ("{2, sizeof(Layer)", "{1, sizeof(Layer)"),
+        ("    3, sizeof(Layer)", "    2, sizeof(Layer)"),
         ("int64_t rows, first_slot;", "int64_t rows, first_slot, more;"),
         ("TILE = 32,", "TILE = 64,"),
-        ("decode_step_interface[]", "another_name[]"),
+        ("decoder_interface[]", "another_name[]"),
     ],
     ids=["meaning", "structure", "layout", "none"],
 )
@@ -168,6 +172,119 @@ def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
     for positions, first_slot in (([1, 256], 0), ([-1, 1], 0), ([1, 2], ROWS - 1), ([1, 2], -1)):
         with pytest.raises(IndexError):
             runner._native(embeddings, torch.tensor(positions), first_slot)
+    for piece in (Piece(0, 255, 257), Piece(0, -1, 1), Piece(ROWS, 0, 2), Piece(-1, 0, 2), Piece(0, 2, 2)):
+        with pytest.raises(IndexError):
+            runner._native(embeddings, torch.empty(0), 0, [piece])
+
+
+def reader_of(
+    folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
+) -> tuple[ModelRunner, list[Sequence]]:
+    """A runner and encoded rows that it has not read: of 194 tokens and fewer, and a block is 128."""
+    checkpoint = load(str(folder), dtype=dtype, device=CPU)
+    if packed:
+        pack(checkpoint.model, quantization)
+    prompt = Prompt(checkpoint.tokenizer)
+    runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
+    sequences = [noise_sequence(runner, prompt, seed, seconds=14 - 0.8 * seed) for seed in range(ROWS)]
+    runner.encode(sequences)
+    return runner, sequences
+
+
+def written(runner: ModelRunner, sequences: list[Sequence], layer: int) -> torch.Tensor:
+    """Keys and values that prompts left in the cache."""
+    lengths = [len(sequence.prompt_ids) for sequence in sequences]
+    entries = [part[slot, :, :length] for part in runner.cache.layer(layer) for slot, length in enumerate(lengths)]
+    return torch.cat(entries, dim=1).float()
+
+
+@needs_library
+@torch.inference_mode()
+def test_prompts_are_read_as_near_to_float32_as_by_torch(odd_folder: Path) -> None:
+    exact, sequences = reader_of(odd_folder, torch.float32, packed=False)
+    expected = exact.prefill(sequences, first_slot=0)
+    in_c, same = reader_of(odd_folder, torch.bfloat16, packed=True)
+    found = in_c.prefill(same, first_slot=0)
+    plain, same = reader_of(odd_folder, torch.bfloat16, packed=False)
+    by_torch = plain.prefill(same, first_slot=0)
+    assert found.shape == expected.shape
+    assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
+    for layer in (0, 1):
+        entries, torchs, exacts = (written(runner, sequences, layer) for runner in (in_c, plain, exact))
+        assert (entries - exacts).abs().mean() < 1.2 * (torchs - exacts).abs().mean()
+
+
+@needs_library
+@torch.inference_mode()
+def test_int8_prompts_are_read_as_near_to_float32_as_by_torch(
+    odd_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact, sequences = reader_of(odd_folder, torch.float32, packed=False)
+    expected = exact.prefill(sequences, first_slot=0)
+    in_c, same = reader_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
+    assert in_c.steps_in_c
+    found = in_c.prefill(same, first_slot=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder_module, "library", lambda: None)
+        plain, same = reader_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
+        by_torch = plain.prefill(same, first_slot=0)
+    assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
+
+
+@needs_library
+@pytest.mark.parametrize("size", [1, 7, 100, 150])
+@torch.inference_mode()
+def test_a_prompt_may_be_read_in_pieces_beside_rows(odd_folder: Path, size: int) -> None:
+    exact, (reading, *rows) = reader_of(odd_folder, torch.float32, packed=False)  # the longest one is read in pieces
+    in_c, (same_reading, *same_rows) = reader_of(odd_folder, torch.bfloat16, packed=True)
+    for runner, sequences in ((exact, rows), (in_c, same_rows)):
+        runner.prefill(sequences, first_slot=0)
+        for sequence in sequences:
+            sequence.append(7, 0.0)
+    for until in [*range(size, len(reading.prompt_ids), size), len(reading.prompt_ids)]:
+        expected = exact.decode(rows, reading=reading, until=until)
+        found = in_c.decode(same_rows, reading=same_reading, until=until)
+        torch.testing.assert_close(found, expected, rtol=0.1, atol=0.15)
+        reading.read = same_reading.read = until
+
+
+@needs_library
+@torch.inference_mode()
+def test_what_was_in_a_slot_before_does_not_matter(odd_folder: Path) -> None:
+    runner, sequences = reader_of(odd_folder, torch.bfloat16, packed=True)
+    expected = runner.prefill(sequences, first_slot=0)
+    for layer in range(2):
+        for part in runner.cache.layer(layer):
+            part[:] = torch.nan
+    assert torch.equal(runner.prefill(sequences, first_slot=0), expected)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_lies_between_products_is_that_of_torch(threads: int) -> None:
+    """Also of numbers that are huge, tiny or none."""
+    numbers = torch.cat([torch.linspace(-120, 120, 2000), torch.logspace(-40, 38, 40), -torch.logspace(-40, 38, 40)])
+    gates = torch.cat([numbers, torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0])])[None].bfloat16()
+    tokens, size = 5, gates.shape[1] // 16 * 16
+    gates = gates[:, -size:] * torch.linspace(0.1, 1, tokens)[:, None].bfloat16()
+    values = torch.randn(tokens, size).bfloat16()
+    both, gated = torch.cat([gates, values], dim=1).contiguous(), torch.empty(tokens, size, dtype=torch.bfloat16)
+    in_c = library()
+    assert in_c is not None
+    in_c.gate(both.data_ptr(), tokens, size, gated.data_ptr(), threads)
+    expected = nn.functional.silu(gates.float()) * values.float()
+    expected[gates == -torch.inf] = 0  # where torch says NaN: infinity times nothing
+    gated[gates == -torch.inf] = 0
+    torch.testing.assert_close(gated.float(), expected, rtol=2**-8, atol=1e-37, equal_nan=True)
+
+    residual, change = torch.randn(tokens, 96) * 30, torch.randn(tokens, 96).bfloat16()
+    weight, normed = torch.randn(96).bfloat16(), torch.empty(tokens, 96, dtype=torch.bfloat16)
+    added = residual + change.float()
+    pointers = [tensor.data_ptr() for tensor in (residual, change, weight)]
+    in_c.add_and_normalise(*pointers, 1e-6, tokens, 96, normed.data_ptr(), threads)
+    assert torch.equal(residual, added)
+    by_torch = nn.functional.rms_norm(added, (96,), weight.float(), 1e-6)
+    torch.testing.assert_close(normed.float(), by_torch, rtol=2**-8, atol=1e-6)
 
 
 @needs_library
@@ -231,7 +348,7 @@ def test_int8_steps_are_as_near_to_float32_as_torchs(odd_folder: Path, monkeypat
     found = in_c.decode(sequences)
     assert torch.equal(in_c.decode(sequences[3:5], first_slot=3), found[3:5])
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "library", lambda: None)
+        patch.setattr(decoder_module, "library", lambda: None)
         plain, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
         assert not plain.steps_in_c
         by_torch = plain.decode(sequences)
@@ -252,7 +369,7 @@ def test_without_memory_to_spare_weights_are_kept_once(odd_folder: Path) -> None
 
 
 def test_another_processor_runs_torch(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step_module, "library", lambda: None)
+    monkeypatch.setattr(decoder_module, "library", lambda: None)
     checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
     assert pack(checkpoint.model, "none") == "24 PackedLinear"
     runner = ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64)

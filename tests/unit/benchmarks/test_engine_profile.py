@@ -6,12 +6,12 @@ import pytest
 
 from benchmarks import engine_profile
 from benchmarks.engine_profile import COLUMNS, measure
-from deployments.asr.native import step
+from deployments.asr.native import decoder
 from deployments.asr.native.library import library
 
 
 def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(step, "library", lambda: None)
+    monkeypatch.setattr(decoder, "library", lambda: None)
     monkeypatch.setattr(engine_profile, "read_bandwidth", lambda _: 1e9)
     monkeypatch.setattr(engine_profile, "_arithmetic", lambda _: 2e9)
     rows = [dict(zip(COLUMNS, row, strict=True)) for row in measure(native_folder, [1, 2])]

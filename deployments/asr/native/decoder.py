@@ -1,0 +1,251 @@
+"""The language model on a CPU: decode steps as one call, prompts in calls around the products of oneDNN."""
+
+from collections.abc import Sequence
+from ctypes import CDLL, byref
+from itertools import accumulate
+from typing import TYPE_CHECKING, Self, cast
+
+import torch
+from torch import nn
+
+from deployments.asr.attention import Piece
+from deployments.asr.cache import SlotCache
+from deployments.asr.native.library import (
+    BLOCK,
+    GROUP,
+    LANES,
+    MAX_HEAD_DIM,
+    TILE,
+    BatchStructure,
+    LayerStructure,
+    ModelStructure,
+    PieceStructure,
+    StepStructure,
+    library,
+)
+from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight
+from deployments.asr.onednn import round_up
+
+if TYPE_CHECKING:
+    from deployments.asr.decoder import Decoder, DecoderLayer, Norm
+
+
+def suits(decoder: "Decoder", head: nn.Linear) -> bool:
+    """Whether the library is there and made for a model of this format and these sizes, as the released ones are."""
+    if library() is None:
+        return False
+    layers = cast("list[DecoderLayer]", list(decoder.layers))
+    linears = [*(linear for layer in layers for linear in _linears(layer)), head]
+    return all(
+        type(linear) is nn.Linear
+        and linear.weight.dtype == torch.bfloat16
+        and linear.bias is None
+        and linear.in_features % TILE == 0
+        and (linear is head or linear.out_features % TILE == 0)
+        for linear in linears
+    ) and all(layer.head_dim % LANES == 0 and layer.head_dim <= MAX_HEAD_DIM for layer in layers)
+
+
+def _linears(layer: "DecoderLayer") -> list[nn.Module]:
+    return [layer.qkv, layer.output, layer.gate_up, layer.down]
+
+
+class NativeDecoder:
+    """All layers of a decoder, and the head behind them, over a cache.
+
+    In a step that reads no prompt, a row's logits are the same whoever shares it.
+    """
+
+    def __init__(self, decoder: "Decoder", head: NativeLinear, slots: SlotCache):
+        first, *_ = layers = cast("list[DecoderLayer]", list(decoder.layers))
+        self._decoder, self._layers, self._head = decoder, layers, head
+        self._library = cast(CDLL, library())
+        self._kept_alive: list[object] = []
+        """What the library has pointers to."""
+        structures = (self._layer(layer, *slots.layer(i)) for i, layer in enumerate(layers))
+        self._slots, self._slot_tokens = slots.slots, slots.slot_tokens
+        self._hidden, self._head_dim = first.hidden_size, first.head_dim
+        self._attended = first.heads * first.head_dim
+        self._projected = self._attended + 2 * first.key_heads * first.head_dim
+        self._sharing_keys = first.heads // first.key_heads
+        self._intermediate = first.intermediate_size
+        self._widest = max(self._hidden, self._attended, self._intermediate)
+        self._model = ModelStructure(
+            layers=(LayerStructure * len(layers))(*structures),
+            norm=self._pointer(decoder.final_norm.weight),
+            head=self._structure(head.native),
+            layer_count=len(layers),
+            hidden=self._hidden,
+            intermediate=self._intermediate,
+            heads=first.heads,
+            key_heads=first.key_heads,
+            head_dim=self._head_dim,
+            vocabulary=head.native.padded_outputs,
+            slot_tokens=self._slot_tokens,
+            epsilon=decoder.final_norm.epsilon,
+            head_epsilon=first.head_epsilon,
+            scaling=first.scaling,
+        )
+
+    @classmethod
+    def of(cls, decoder: "Decoder", head: nn.Module, slots: SlotCache) -> Self | None:
+        """None where the model's weights were not laid out for it."""
+        layers = cast("list[DecoderLayer]", list(decoder.layers))
+        are_native = all(native_weight(linear) is not None for layer in layers for linear in _linears(layer))
+        return cls(decoder, head, slots) if are_native and isinstance(head, NativeLinear) else None
+
+    def __call__(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int, pieces: Sequence[Piece] = ()
+    ) -> torch.Tensor:
+        """Advance the rows in the slots from `first_slot` on, and read pieces of prompts.
+
+        Args:
+            embeddings: (rows + tokens of pieces, hidden) of the last token of each row, and behind them of the pieces.
+            positions: (rows,) int64, where in its slot each row's token goes.
+            first_slot: of the first row.
+            pieces: of prompts, each in another slot that is none of the rows'.
+
+        Returns logits of the next token of each row and of each piece, (rows + pieces, vocabulary) float32.
+
+        Raises:
+            IndexError: a token would leave the cache, which the library does not notice.
+        """
+        self._check(positions, first_slot, pieces)
+        own = [torch.arange(piece.start, piece.end) for piece in pieces]
+        positions = torch.cat([positions.long(), *own])
+        rows = len(positions) - sum(map(len, own))
+        cosines, sines = (part.float().contiguous() for part in self._decoder.rotation(embeddings, positions))
+        threads, span = torch.get_num_threads(), -(-self._slot_tokens // TILE) * TILE
+        batch = {
+            "positions": positions[:rows].contiguous(),
+            "cosines": cosines,
+            "sines": sines,
+            "scores": torch.empty(threads, GROUP, span),
+        }
+        if not pieces:
+            return self._step(embeddings, first_slot, batch)
+        padded_head = -(-self._head_dim // TILE) * TILE
+        batch |= {
+            "shares": torch.empty(threads, GROUP, span, dtype=torch.bfloat16),
+            "queries": torch.empty(threads, BLOCK * self._sharing_keys, self._head_dim, dtype=torch.bfloat16),
+            "tiles": torch.empty(threads, span, self._head_dim + padded_head, dtype=torch.bfloat16),
+        }
+        _, *ends = accumulate(map(len, own), initial=rows)
+        wanted = torch.tensor([*range(rows), *(end - 1 for end in ends)])
+        return self._read(embeddings, first_slot, pieces, batch, wanted)
+
+    def _check(self, positions: torch.Tensor, first_slot: int, pieces: Sequence[Piece]) -> None:
+        rows = len(positions)
+        if not bool(((positions >= 0) & (positions < self._slot_tokens)).all()):
+            raise IndexError(f"positions {positions.tolist()} in slots of {self._slot_tokens} tokens")
+        if not (first_slot >= 0 and first_slot + rows <= self._slots):
+            raise IndexError(f"{rows} rows from slot {first_slot} on of {self._slots}")
+        for piece in pieces:
+            if not (0 <= piece.slot < self._slots and 0 <= piece.start < piece.end <= self._slot_tokens):
+                raise IndexError(f"{piece} in {self._slots} slots of {self._slot_tokens} tokens")
+
+    def _step(self, embeddings: torch.Tensor, first_slot: int, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """One call for all layers."""
+        rows, threads = len(embeddings), torch.get_num_threads()
+        logits = torch.empty(rows, self._head.native.padded_outputs)
+        projected = torch.empty(rows, self._projected)
+        attended = torch.empty(rows, self._attended, dtype=torch.bfloat16)
+        scratch = {
+            "residual": embeddings.float().contiguous().clone(),
+            "logits": logits,
+            "projected": projected,
+            "normed": torch.empty(threads, rows, self._hidden, dtype=torch.bfloat16),
+            "gated": torch.empty(rows, self._intermediate, dtype=torch.bfloat16),
+            "rounded": torch.empty(threads, rows, self._widest, dtype=torch.uint8),
+            "row_scales": torch.empty(threads, rows),
+        }
+        rows_alone = BatchStructure(
+            rows=rows, first_slot=first_slot, **_pointers(batch | {"projected": projected, "attended": attended})
+        )
+        step = StepStructure(**_pointers(scratch))
+        self._library.decode_step(byref(self._model), byref(rows_alone), byref(step), threads)
+        return logits[:, : self._head.native.outputs]
+
+    def _read(
+        self,
+        embeddings: torch.Tensor,
+        first_slot: int,
+        pieces: Sequence[Piece],
+        batch: dict[str, torch.Tensor],
+        wanted: torch.Tensor,
+    ) -> torch.Tensor:
+        """Layer by layer, with the products of oneDNN between the calls: it is as fast as a processor is in those."""
+        threads = torch.get_num_threads()
+        padding = round_up(len(embeddings)) - len(embeddings)
+        residual = nn.functional.pad(embeddings.float(), (0, 0, 0, padding))
+        change = torch.zeros(len(residual), self._hidden, dtype=torch.bfloat16)
+        # Nothing is written behind the last token, and the products go through it.
+        attended = torch.zeros(len(residual), self._attended, dtype=torch.bfloat16)
+        structures = (PieceStructure * len(pieces))(
+            *(PieceStructure(piece.slot, piece.start, piece.end - piece.start) for piece in pieces)
+        )
+        for index, layer in enumerate(self._layers):
+            projected = layer.qkv(self._add_and_normalise(residual, change, layer.attention_norm)).float()
+            tokens = BatchStructure(
+                rows=len(batch["positions"]),
+                first_slot=first_slot,
+                piece_count=len(pieces),
+                pieces=structures,
+                **_pointers(batch | {"projected": projected, "attended": attended}),
+            )
+            self._library.attend_tokens(byref(self._model), index, byref(tokens), threads)
+            if layer is self._layers[-1]:
+                residual, attended = residual[wanted], attended[wanted]
+            normed = self._add_and_normalise(residual, layer.output(attended), layer.mlp_norm)
+            change = layer.down(self._gate(layer.gate_up(normed)))
+        logits: torch.Tensor = self._head(self._add_and_normalise(residual, change, self._decoder.final_norm))
+        return logits
+
+    def _add_and_normalise(self, residual: torch.Tensor, change: torch.Tensor, norm: "Norm") -> torch.Tensor:
+        """(tokens, hidden) all; the change is added to the residual in place."""
+        normed = torch.empty_like(change)
+        self._library.add_and_normalise(
+            residual.data_ptr(),
+            change.data_ptr(),
+            norm.weight.data_ptr(),
+            norm.epsilon,
+            *residual.shape,
+            normed.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return normed
+
+    def _gate(self, gates_and_values: torch.Tensor) -> torch.Tensor:
+        """(tokens, 2 * intermediate) to (tokens, intermediate)."""
+        tokens, size = len(gates_and_values), self._intermediate
+        gated = torch.empty(tokens, size, dtype=torch.bfloat16)
+        self._library.gate(gates_and_values.data_ptr(), tokens, size, gated.data_ptr(), torch.get_num_threads())
+        return gated
+
+    def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> LayerStructure:
+        products = {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}
+        others = {
+            "attention_norm": layer.attention_norm.weight,
+            "head_norms": layer.head_weights,
+            "mlp_norm": layer.mlp_norm.weight,
+            "keys": keys,
+            "values": values,
+        }
+        return LayerStructure(
+            **{name: self._structure(cast(NativeWeight, native_weight(linear))) for name, linear in products.items()},
+            **{name: self._pointer(tensor) for name, tensor in others.items()},
+        )
+
+    def _structure(self, weight: NativeWeight) -> object:
+        self._kept_alive.append(weight)
+        return weight.structure
+
+    def _pointer(self, tensor: torch.Tensor) -> int:
+        if tensor.dtype != torch.bfloat16 or not tensor.is_contiguous():
+            raise ValueError(f"the library takes no {tensor.dtype} of strides {tensor.stride()}")
+        self._kept_alive.append(tensor)
+        return tensor.data_ptr()
+
+
+def _pointers(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    return {name: tensor.data_ptr() for name, tensor in tensors.items()}
