@@ -5,7 +5,7 @@ come of one matrix product, gates and values of the feed-forward part of another
 and rotated together.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Self, cast
 
 import torch
@@ -15,6 +15,7 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.attention import Step, attend
 from deployments.asr.cache import SlotCache
+from deployments.asr.joined import join
 from deployments.asr.packed import Packed
 from deployments.asr.pointwise import Pointwise
 from deployments.exceptions import CheckpointError
@@ -104,13 +105,13 @@ class DecoderLayer(nn.Module):
         self.key_heads = attention.k_proj.out_features // self.head_dim
         self.scaling: float = attention.scaling
         self.attention_norm = Norm(layer.input_layernorm)
-        self.qkv = _join([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.qkv = join([attention.q_proj, attention.k_proj, attention.v_proj])
         head_weights = [attention.q_norm.weight] * self.heads + [attention.k_norm.weight] * self.key_heads
         self.head_weights = nn.Buffer(torch.stack(head_weights).detach(), persistent=False)
         self.head_epsilon: float = attention.q_norm.variance_epsilon
         self.output = attention.o_proj
         self.mlp_norm = Norm(layer.post_attention_layernorm)
-        self.gate_up = _join([mlp.gate_proj, mlp.up_proj])
+        self.gate_up = join([mlp.gate_proj, mlp.up_proj])
         self.hidden_size: int = mlp.down_proj.out_features
         self.intermediate_size: int = mlp.down_proj.in_features
         self.down = mlp.down_proj
@@ -162,13 +163,3 @@ class Norm(nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Args: (..., hidden). Returns the same."""
         return rms_norm(hidden, self.weight.shape, self.weight, self.epsilon)
-
-
-def _join(linears: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer that puts out what all of these do, side by side."""
-    first = linears[0]
-    joined = nn.Linear(first.in_features, sum(linear.out_features for linear in linears), bias=False, device="meta")
-    joined.weight = nn.Parameter(torch.cat([linear.weight for linear in linears]).detach(), requires_grad=False)
-    if first.bias is not None:
-        joined.bias = nn.Parameter(torch.cat([linear.bias for linear in linears]).detach(), requires_grad=False)
-    return joined

@@ -8,6 +8,7 @@ from torch import nn
 
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
+from deployments.asr.joined import join
 from deployments.asr.packed import Packed, attend_packed
 from deployments.transcription.utterance import Waveform
 
@@ -30,9 +31,7 @@ class AudioEncoder:
         if checkpoint.model.device.type == "cuda":
             for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
                 convolution.to(memory_format=torch.channels_last)  # what its kernels want, and would convert to
-        for layer in tower.layers:
-            if not isinstance(layer.self_attn, WindowAttention):
-                layer.self_attn = WindowAttention(layer.self_attn)
+        attend_in_windows(checkpoint.model)
         self._log_mel = LogMel(checkpoint.feature_extractor, checkpoint.model.device)
         config = checkpoint.model.config.audio_config
         self._window_frames: int = config.n_window_infer
@@ -83,12 +82,12 @@ class WindowAttention(nn.Module):
     """`Qwen3ASRAudioAttention` over all windows at once; transformers' own goes through them one by one on a GPU too.
 
     Args:
-        attention: its layers are taken over.
+        attention: its layers are taken over, and copied where they are joined.
     """
 
     def __init__(self, attention: Any):
         super().__init__()
-        self.q_proj, self.k_proj, self.v_proj = attention.q_proj, attention.k_proj, attention.v_proj
+        self.qkv = join([attention.q_proj, attention.k_proj, attention.v_proj])
         self.out_proj = attention.out_proj
         self._heads: int = attention.num_heads
         self._scaling: float = attention.scaling
@@ -106,13 +105,18 @@ class WindowAttention(nn.Module):
         Returns (tokens, features).
         """
         windows = windows or Packed(cu_seqlens.diff().tolist(), hidden_states.device)
-        query, keys, values = (
-            project(hidden_states).view(len(hidden_states), self._heads, -1)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
+        projected = self.qkv(hidden_states).view(len(hidden_states), 3, self._heads, -1)
+        query, keys, values = projected.unbind(dim=1)
         attended = attend_packed(query, keys, values, windows, scaling=self._scaling, causal=False)
         output: torch.Tensor = self.out_proj(attended.flatten(1))
         return output
+
+
+def attend_in_windows(model: Any) -> None:
+    """Let a model's audio tower attend as `WindowAttention` does, from now on."""
+    for layer in _tower(model).layers:
+        if not isinstance(layer.self_attn, WindowAttention):
+            layer.self_attn = WindowAttention(layer.self_attn)
 
 
 def _tower(model: Any) -> Any:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
+from deployments.asr.encoder import attend_in_windows
 from deployments.asr.native.decoder import suits
 from deployments.asr.native.weights import NativeLinear, NativeWeight
 from deployments.asr.onednn import round_up
@@ -183,6 +184,7 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
     """
+    attend_in_windows(model)
     language_model = Decoder.of(model)
     text = {linear for _, _, linear in _linears(language_model)}
     spare = sum(linear.weight.nbytes for linear in text) < spare_bytes

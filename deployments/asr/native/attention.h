@@ -171,12 +171,18 @@ static void tile_keys(const bf16 *keys, int64_t tokens, int64_t size, bf16 *to) 
 
 /* Values as one whose inputs are tokens: (size / TILE, span / FED, TILE, FED), with zeros where there are no more. */
 static void tile_values(const bf16 *values, int64_t tokens, int64_t size, int64_t span, bf16 *to) {
-    for (int64_t token = 0; token < span; token += FED)
-        for (int64_t i = 0; i < round_up(size, TILE); i++) {
-            bf16 *pair = to + (i / TILE * span + token) * TILE + i % TILE * FED;
-            pair[0] = i < size && token < tokens ? values[token * size + i] : 0;
-            pair[1] = i < size && token + 1 < tokens ? values[(token + 1) * size + i] : 0;
+    static const bf16 nothing[TILE];
+    for (int64_t at = 0; at < size; at += TILE) {
+        int64_t count = size - at < TILE ? size - at : TILE;
+        for (int64_t token = 0; token < span; token += FED, to += TILE * FED) {
+            const bf16 *one = token < tokens ? values + token * size + at : nothing;
+            const bf16 *other = token + 1 < tokens ? values + (token + 1) * size + at : nothing;
+            for (int64_t i = 0; i < count; i++) {
+                to[FED * i] = one[i];
+                to[FED * i + 1] = other[i];
+            }
         }
+    }
 }
 
 /* Scratch of one thread. */

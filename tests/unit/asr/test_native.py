@@ -318,7 +318,7 @@ def test_sizes_that_the_library_does_not_take(
     tiny = SHAPES["tiny"]
     monkeypatch.setitem(SHAPES, "other", replace(tiny, text={**tiny.text, **sizes}))
     checkpoint = load(str(write_native(tmp_path, "other")), dtype=torch.bfloat16, device=CPU)
-    assert pack(checkpoint.model, "none") == "24 PackedLinear"
+    assert pack(checkpoint.model, "none") == "20 PackedLinear"
 
 
 @needs_library
@@ -365,12 +365,12 @@ def test_other_formats_are_torchs(odd_folder: Path, quantization: Quantization) 
 @needs_library
 def test_without_memory_to_spare_weights_are_kept_once(odd_folder: Path) -> None:
     checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
-    assert pack(checkpoint.model, "none", spare_bytes=0) == "24 PackedLinear"
+    assert pack(checkpoint.model, "none", spare_bytes=0) == "20 PackedLinear"
 
 
 def test_another_processor_runs_torch(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "library", lambda: None)
     checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
-    assert pack(checkpoint.model, "none") == "24 PackedLinear"
+    assert pack(checkpoint.model, "none") == "20 PackedLinear"
     runner = ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64)
     assert not runner.steps_in_c
