@@ -56,6 +56,14 @@ class SlotCache:
         """Copy a row to another slot."""
         self._entries[:, target, :, :tokens] = self._entries[:, source, :, :tokens]
 
+    def copy(self, slot: int, tokens: int) -> torch.Tensor:
+        """The first tokens of a slot, (2 * layers, heads, tokens, head_dim)."""
+        return self._entries[:, slot, :, :tokens].clone(memory_format=torch.contiguous_format)
+
+    def paste(self, slot: int, entries: torch.Tensor) -> None:
+        """Put a `copy` at the beginning of a slot."""
+        self._entries[:, slot, :, : entries.shape[2]] = entries
+
     def clear(self, slot: int, tokens: int) -> None:
         """Forget the first tokens of a slot.
 

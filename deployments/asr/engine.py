@@ -249,6 +249,8 @@ class Engine:
             return
         others = len(rows)
         began_at = time.monotonic()
+        if reading is not None and not reading.read:
+            reading.read = self._runner.recall(reading, others)
         until = self._next_piece(reading) if reading is not None else 0
         logits = None
         try:

@@ -14,6 +14,7 @@ from deployments.asr.encoder import AudioEncoder
 from deployments.asr.graphs import DecodeGraphs
 from deployments.asr.native.decoder import NativeDecoder
 from deployments.asr.packed import Packed
+from deployments.asr.prefixes import Prefixes
 from deployments.asr.prompt import Prompt
 from deployments.asr.sequence import Sequence
 from deployments.asr.stopwatch import Stopwatch
@@ -53,6 +54,9 @@ class ModelRunner:
         self.cache = SlotCache(
             model.config.text_config, slots=slots, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device
         )
+        # As many tokens as a slot has. A GPU reads a prompt in a millisecond, and whole ones alone.
+        kept_tokens = 0 if self._device.type == "cuda" else slot_tokens
+        self._prefixes = Prefixes(self.cache, audio_id=prompt.audio_id, tokens=kept_tokens)
         self._encoding = Stopwatch(self._device)
         self._encoded_before_s = 0.0
         """In the stretches before the last one, of an utterance that was encoded in several."""
@@ -108,11 +112,37 @@ class ModelRunner:
 
         Returns logits of the first token of each answer, (rows, vocabulary) float32.
         """
+        begun = [self.recall(sequence, slot) for slot, sequence in enumerate(sequences, start=first_slot)]
+        if self._native is not None or any(begun):
+            logits = self._read_rest(sequences, first_slot, begun)
+        else:
+            logits = self._read_whole(sequences, first_slot)
+        for slot, sequence in enumerate(sequences, start=first_slot):
+            self._prefixes.keep(sequence.prompt_ids, slot)
+        return logits
+
+    def recall(self, sequence: Sequence, slot: int) -> int:
+        """Put into a slot what is known already of the beginning of a prompt; returns how many tokens that is."""
+        return self._prefixes.recall(sequence.prompt_ids, slot)
+
+    def _read_rest(self, sequences: Items[Sequence], first_slot: int, begun: Items[int]) -> torch.Tensor:
+        pieces = [
+            Piece(slot, start, len(sequence.prompt_ids))
+            for slot, (sequence, start) in enumerate(zip(sequences, begun, strict=True), start=first_slot)
+        ]
+        nothing = torch.empty(0, dtype=torch.long)
+        if self._native is None:
+            return torch.cat(
+                [
+                    self._step_reading(nothing, nothing, piece.slot, 0, sequence, piece)
+                    for sequence, piece in zip(sequences, pieces, strict=True)
+                ]
+            )
+        embeddings = [sequence.prompt[start:] for sequence, start in zip(sequences, begun, strict=True)]
+        return self._native(torch.cat(embeddings), nothing, first_slot, pieces)
+
+    def _read_whole(self, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
         lengths = [len(sequence.prompt_ids) for sequence in sequences]
-        if self._native is not None:
-            embeddings = torch.cat([sequence.prompt for sequence in sequences])
-            pieces = [Piece(first_slot + row, 0, length) for row, length in enumerate(lengths)]
-            return self._native(embeddings, torch.empty(0), first_slot, pieces)
         # Built on the CPU: a GPU would have to be asked how long the result is.
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
         positions = self._on_device(torch.cat([torch.arange(length) for length in lengths]))
@@ -130,7 +160,7 @@ class ModelRunner:
             sequences: the rows.
             first_slot: of the first one.
             reading: an encoded row whose prompt is read in the same pass, into the slot behind the last one, from
-                where it was read to before.
+                where it was read to before, or `recall` knew it to.
             until: the tokens of that prompt that are read after it.
 
         Returns logits of the next token of each, and of the last token read: (rows, vocabulary) float32.
@@ -140,7 +170,10 @@ class ModelRunner:
         length = max((sequence.position for sequence in sequences), default=0) + 1
         if reading is not None:
             piece = Piece(first_slot + len(sequences), reading.read, until)
-            return self._step_reading(tokens, positions, first_slot, length, reading, piece)
+            logits = self._step_reading(tokens, positions, first_slot, length, reading, piece)
+            if until == len(reading.prompt_ids):
+                self._prefixes.keep(reading.prompt_ids, piece.slot)
+            return logits
         if self._native is not None:
             return self._native(self._embed_tokens(tokens), positions, first_slot)
         if self._graphs is not None and first_slot == 0:
