@@ -118,11 +118,8 @@ class Int8Linear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self._lay_out(linear, _quantised(linear))
-
-    def _lay_out(self, linear: nn.Linear, quantised: torch.Tensor) -> None:
         bias = None if linear.bias is None else linear.bias.detach().float()
-        self._packed = torch.ops.quantized.linear_prepack(quantised, bias)
+        self._packed = torch.ops.quantized.linear_prepack(_quantised(linear), bias)
         # Without VNNI the kernel adds pairs of products in 16 bits, which overflow unless activations keep to 7 bits.
         capabilities = torch.cpu.get_capabilities()
         self._seven_bits = not (capabilities.get("avx512_vnni") or capabilities.get("avx_vnni"))
@@ -131,14 +128,6 @@ class Int8Linear(nn.Module):
         """Args: (..., in features). Returns (..., out features), in the format of the inputs."""
         output = torch.ops.quantized.linear_dynamic(inputs.float(), self._packed, self._seven_bits)
         return output.to(inputs.dtype)
-
-
-class TwofoldInt8Linear(Int8Linear):
-    """`Int8Linear` for many rows, with its weight once more as `NativeDecoder` reads it."""
-
-    def _lay_out(self, linear: nn.Linear, quantised: torch.Tensor) -> None:
-        super()._lay_out(linear, quantised)
-        self.native = _native_weight(quantised)
 
 
 def _quantised(linear: nn.Linear) -> torch.Tensor:
@@ -176,10 +165,11 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     Args:
         model: in the format it was loaded in.
         quantization: `int8` replaces the weights by rounded ones.
-        spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once.
+        spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once, as
+            those in int8 always are.
 
-    Returns the name of each layout used and how many layers have it, for the log; with `Twofold...` decode steps run in
-    C. A layer whose layout this build of torch lacks keeps its plain weight.
+    Returns the name of each layout used and how many layers have it, for the log; with `NativeLinear` the language
+    model runs in C. A layer whose layout this build of torch lacks keeps its plain weight.
 
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
@@ -188,15 +178,13 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     language_model = Decoder.of(model)
     text = {linear for _, _, linear in _linears(language_model)}
     spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
-    in_c = spare and suits(language_model, model.lm_head)
+    in_c = (spare or quantization == "int8") and suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
     for parent, name, linear in _linears(model):
         layouts: tuple[Layout, ...] = (PackedLinear,)
         if quantization == "int8":
             layouts = (Int8Linear,)
-            if in_c and linear in text:
-                layouts = (TwofoldInt8Linear, Int8Linear)
-            elif in_c and linear is model.lm_head:
+            if in_c and (linear in text or linear is model.lm_head):
                 layouts = (_native_int8, Int8Linear)
         elif linear in text:
             layouts = (TwofoldLinear if in_c else DualLinear if spare else HalfLinear, PackedLinear)
@@ -220,11 +208,8 @@ def _native(linear: nn.Linear) -> nn.Module:
 
 
 def _native_int8(linear: nn.Linear) -> nn.Module:
-    return NativeLinear(_native_weight(_quantised(linear)))
-
-
-def _native_weight(quantised: torch.Tensor) -> NativeWeight:
-    return NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales())
+    quantised = _quantised(linear)
+    return NativeLinear(NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales()))
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

@@ -1,8 +1,6 @@
 /* Attention of the language model over its cache: of single tokens, each in a slot of its own, and of pieces of prompts. */
 #pragma once
 
-#include <omp.h>
-
 #include "products.h"
 
 enum { BLOCK = 128 }; /* tokens of a piece that a thread takes at a time */
@@ -48,6 +46,12 @@ typedef struct {
     bf16 *queries;          /* (threads, BLOCK * heads / key_heads, head_dim) */
     bf16 *tiles;            /* (threads, span * head_dim + padded_head * span) */
 } Batch;
+
+static inline int64_t tokens_of(const Batch *batch) {
+    int64_t tokens = batch->rows;
+    for (int64_t i = 0; i < batch->piece_count; i++) tokens += batch->pieces[i].tokens;
+    return tokens;
+}
 
 static inline int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
 

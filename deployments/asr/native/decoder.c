@@ -1,65 +1,87 @@
-/* Qwen3's language model for the CPU: a decode step of a few rows as one call, from embeddings to logits, and what lies
- * between the products where there are many, as in prompts.
+/* Qwen3's language model for the CPU, from embeddings to logits in one call.
  *
- * A step reads every weight once and does little with it, so it can be as fast as memory is; as some five hundred
+ * A decode step reads every weight once and does little with it, so it can be as fast as memory is; as some five hundred
  * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
- * Residuals and sums are float32, what goes into a product is bfloat16.
+ * Where there are many tokens, as in prompts, oneDNN multiplies bfloat16 faster: then what lies between its products is
+ * called layer by layer.
+ *
+ * Residuals and sums are float32, what goes into a product is bfloat16 or, where weights are int8, 8 bits.
  */
 
 #include "attention.h"
 
-/* What a decode step needs besides the batch of its rows. */
+/* What a pass through all layers needs besides its batch. */
 typedef struct {
-    float *residual;   /* (rows, hidden): the embeddings, and what becomes of them */
-    float *logits;     /* (rows, vocabulary) */
-    float *projected;  /* (rows, (heads + 2 * key_heads) * head_dim), the batch's, scratch as all that follow */
-    bf16 *normed;      /* inputs of products: (threads, rows, hidden) */
-    bf16 *gated;       /* (rows, intermediate) */
-    uint8_t *rounded;  /* (threads, rows, largest number of inputs) */
-    float *row_scales; /* (threads, rows) */
-} Step;
+    int64_t wanted_count;
+    const int64_t *wanted; /* the tokens of the batch, in order, whose logits are */
+    float *logits;         /* (wanted, vocabulary) */
+    float *residual;       /* (tokens, hidden): the embeddings, and what becomes of them */
+    float *projected;      /* (tokens, (heads + 2 * key_heads) * head_dim), the batch's, scratch as all that follow */
+    bf16 *normed;          /* inputs of products: (threads, tokens, hidden) */
+    bf16 *gated;           /* (tokens, intermediate) */
+    uint8_t *rounded;      /* (threads, tokens, largest number of inputs) */
+    float *row_scales;     /* (threads, tokens) */
+} Pass;
 
 /* What library.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
  * sizes of what is passed, and of what is laid out for it. */
 const int64_t decoder_interface[] = {
-    3, sizeof(Layer), sizeof(Model), sizeof(Piece), sizeof(Batch), sizeof(Step), TILE, GROUP, BLOCK};
+    4, sizeof(Layer), sizeof(Model), sizeof(Piece), sizeof(Batch), sizeof(Pass), TILE, GROUP, BLOCK};
 
-static void normalise_rows(const float *residual, const bf16 *weight, float epsilon, int64_t rows, int64_t size, bf16 *to) {
-    for (int64_t row = 0; row < rows; row++) normalise(residual + row * size, weight, epsilon, size, to + row * size);
+/* Room: (threads, rows, size). */
+static const bf16 *normalise_rows(const float *residual, const bf16 *weight, float epsilon, int64_t rows, int64_t size,
+                                  bf16 *room) {
+    Part part = part_of(rows);
+    bf16 *to = room + part.room * rows * size;
+    for (int64_t row = part.first; row < part.end; row++)
+        normalise(residual + row * size, weight, epsilon, size, to + row * size);
+    wait_for(part);
+    return to;
+}
+
+/* Only the wanted tokens go on. One thread moves them, and all wait for it. */
+static void keep_wanted(const Pass *pass, float *residual, int64_t hidden, bf16 *attended, int64_t inner) {
+#pragma omp single
+    for (int64_t i = 0; i < pass->wanted_count; i++) {
+        memmove(residual + i * hidden, residual + pass->wanted[i] * hidden, hidden * sizeof *residual);
+        memmove(attended + i * inner, attended + pass->wanted[i] * inner, inner * sizeof *attended);
+    }
 }
 
 /* Each product, and attend, ends when all threads are done with it. residual is read by normalise_rows, and next written two
- * products later; what is named by threads is each one's own. So nothing is written that another thread still reads. */
-void decode_step(const Model *model, const Batch *batch, const Step *step, int threads) {
-    int64_t rows = batch->rows, hidden = model->hidden, inner = model->heads * model->head_dim;
-    int64_t intermediate = model->intermediate, projections = inner + 2 * model->key_heads * model->head_dim;
-    int64_t widest = inner > intermediate ? inner : intermediate;
-    if (hidden > widest) widest = hidden;
+ * products later; what is named by threads is each one's own, or is waited for. So nothing is written that another thread
+ * still reads. */
+void decode(const Model *model, const Batch *batch, const Pass *pass, int threads) {
+    int64_t hidden = model->hidden, inner = model->heads * model->head_dim, intermediate = model->intermediate;
+    int64_t projections = inner + 2 * model->key_heads * model->head_dim;
+    const Layer *end = model->layers + model->layer_count;
 #pragma omp parallel num_threads(threads)
     {
-        int64_t thread = omp_get_thread_num();
-        bf16 *normed = step->normed + thread * rows * hidden;
-        float *row_scales = step->row_scales + thread * rows;
-        uint8_t *rounded = step->rounded + thread * rows * widest;
+        int64_t tokens = tokens_of(batch);
+        const bf16 *normed;
         Inputs inputs;
-        for (const Layer *layer = model->layers; layer < model->layers + model->layer_count; layer++) {
-            normalise_rows(step->residual, layer->attention_norm, model->epsilon, rows, hidden, normed);
-            inputs = inputs_for(layer->qkv, normed, rows, hidden, rounded, row_scales);
-            multiply(layer->qkv, inputs, projections, rows, step->projected, 0);
+        for (const Layer *layer = model->layers; layer < end; layer++) {
+            normed = normalise_rows(pass->residual, layer->attention_norm, model->epsilon, tokens, hidden, pass->normed);
+            inputs = inputs_for(layer->qkv, normed, tokens, hidden, pass->rounded, pass->row_scales);
+            multiply(layer->qkv, inputs, projections, tokens, pass->projected, 0);
             attend(model, layer, batch);
-            inputs = inputs_for(layer->output, batch->attended, rows, inner, rounded, row_scales);
-            multiply(layer->output, inputs, hidden, rows, step->residual, 1);
-            normalise_rows(step->residual, layer->mlp_norm, model->epsilon, rows, hidden, normed);
-            inputs = inputs_for(layer->gate_up, normed, rows, hidden, rounded, row_scales);
-            multiply_gated(layer->gate_up, inputs, intermediate, rows, step->gated);
-            inputs = inputs_for(layer->down, step->gated, rows, intermediate, rounded, row_scales);
-            multiply(layer->down, inputs, hidden, rows, step->residual, 1);
+            if (layer + 1 == end && tokens != pass->wanted_count) {
+                keep_wanted(pass, pass->residual, hidden, batch->attended, inner);
+                tokens = pass->wanted_count;
+            }
+            inputs = inputs_for(layer->output, batch->attended, tokens, inner, pass->rounded, pass->row_scales);
+            multiply(layer->output, inputs, hidden, tokens, pass->residual, 1);
+            normed = normalise_rows(pass->residual, layer->mlp_norm, model->epsilon, tokens, hidden, pass->normed);
+            inputs = inputs_for(layer->gate_up, normed, tokens, hidden, pass->rounded, pass->row_scales);
+            multiply_gated(layer->gate_up, inputs, intermediate, tokens, pass->gated);
+            inputs = inputs_for(layer->down, pass->gated, tokens, intermediate, pass->rounded, pass->row_scales);
+            multiply(layer->down, inputs, hidden, tokens, pass->residual, 1);
         }
-        normalise_rows(step->residual, model->norm, model->epsilon, rows, hidden, normed);
-        inputs = inputs_for(model->head, normed, rows, hidden, rounded, row_scales);
-        multiply(model->head, inputs, model->vocabulary, rows, step->logits, 0);
+        normed = normalise_rows(pass->residual, model->norm, model->epsilon, tokens, hidden, pass->normed);
+        inputs = inputs_for(model->head, normed, tokens, hidden, pass->rounded, pass->row_scales);
+        multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, 0);
     }
 }
 
@@ -67,11 +89,7 @@ void decode_step(const Model *model, const Batch *batch, const Step *step, int t
 void multiply_rows(const Weight *weight, const bf16 *numbers, int64_t size, int64_t outputs, int64_t rows, float *to,
                    uint8_t *rounded, float *row_scales, int threads) {
 #pragma omp parallel num_threads(threads)
-    {
-        int64_t thread = omp_get_thread_num();
-        uint8_t *own = rounded + thread * rows * size;
-        multiply(*weight, inputs_for(*weight, numbers, rows, size, own, row_scales + thread * rows), outputs, rows, to, 0);
-    }
+    multiply(*weight, inputs_for(*weight, numbers, rows, size, rounded, row_scales), outputs, rows, to, 0);
 }
 
 /* Attention of one layer, from what its qkv gives: keys and values go into the cache. */

@@ -16,7 +16,7 @@ import torch
 
 logger = logging.getLogger("ray.serve.asr")
 
-INTERFACE = 3
+INTERFACE = 4
 """Of the library, which was built when this package was last installed, and may be older than this file."""
 TILE = 32
 """Outputs that are summed side by side."""
@@ -68,8 +68,11 @@ class BatchStructure(Structure):
     ]
 
 
-class StepStructure(Structure):
-    _fields_ = _fields(c_void_p, "residual logits projected normed gated rounded row_scales")
+class PassStructure(Structure):
+    _fields_ = [
+        ("wanted_count", c_int64),
+        *_fields(c_void_p, "wanted logits residual projected normed gated rounded row_scales"),
+    ]
 
 
 @cache
@@ -89,7 +92,7 @@ def load_library(folder: Path) -> CDLL | None:
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
-    structures = (LayerStructure, ModelStructure, PieceStructure, BatchStructure, StepStructure)
+    structures = (LayerStructure, ModelStructure, PieceStructure, BatchStructure, PassStructure)
     expected = [INTERFACE, *map(ctypes.sizeof, structures), TILE, GROUP, BLOCK]
     try:
         loaded = ctypes.CDLL(str(path))
@@ -99,7 +102,7 @@ def load_library(folder: Path) -> CDLL | None:
         return None
     model, batch, pointer, number = POINTER(ModelStructure), POINTER(BatchStructure), c_void_p, c_int64
     for name, arguments in {
-        "decode_step": (model, batch, POINTER(StepStructure)),
+        "decode": (model, batch, POINTER(PassStructure)),
         "multiply_rows": (POINTER(WeightStructure), pointer, number, number, number, pointer, pointer, pointer),
         "attend_tokens": (model, number, batch),
         "add_and_normalise": (pointer, pointer, pointer, c_float, number, number, pointer),

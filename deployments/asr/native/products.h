@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include <omp.h>
+
 #include "arithmetic.h"
 
 enum {
@@ -100,23 +102,55 @@ static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t 
 
 static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
 
-/* What each thread rounds for itself, where it has to be: that is faster than to wait for another. */
+/* Rows that a thread prepares for a product: of a few all, by itself, which is faster than to wait for another; of many its
+ * part, and then it waits. What it writes has room for all: its own where they are few, the first thread's where many. */
+typedef struct {
+    int64_t first, end, room;
+    int waits;
+} Part;
+
+static inline Part part_of(int64_t rows) {
+    int64_t thread = omp_get_thread_num(), threads = omp_get_num_threads();
+    if (rows <= GROUP || threads == 1) return (Part){0, rows, thread, 0};
+    return (Part){rows * thread / threads, rows * (thread + 1) / threads, 0, 1};
+}
+
+static inline void wait_for(Part part) {
+    if (part.waits) {
+#pragma omp barrier
+    }
+}
+
+/* One row to unsigned 8 bits, 128 more than they are. Returns its scale; NaN where a number is not finite. */
+static float round_row(const bf16 *numbers, int64_t size, uint8_t *to) {
+    __m512 largest = _mm512_set1_ps(1e-8f), nothing = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += LANES) {
+        __m512 magnitudes = _mm512_abs_ps(load_wide(numbers + i));
+        largest = _mm512_max_ps(largest, magnitudes);
+        nothing = _mm512_fmadd_ps(magnitudes, _mm512_setzero_ps(), nothing); /* NaN of what is not finite */
+    }
+    float scale = _mm512_reduce_max_ps(largest) / 127 + _mm512_reduce_add_ps(nothing);
+    if (scale != scale) {
+        memset(to, 128, size);
+        return scale;
+    }
+    __m512 steps = _mm512_set1_ps(1 / scale);
+    for (int64_t i = 0; i < size; i += LANES) {
+        __m512i rounded = _mm512_cvtps_epi32(load_wide(numbers + i) * steps);
+        _mm_storeu_si128((__m128i *)(to + i), _mm512_cvtepi32_epi8(_mm512_add_epi32(rounded, _mm512_set1_epi32(128))));
+    }
+    return scale;
+}
+
+/* Room: (threads, rows, size) and (threads, rows). */
 static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64_t size, uint8_t *rounded, float *row_scales) {
     if (weight.scales == NULL) return (Inputs){numbers, NULL, size};
-    for (int64_t row = 0; row < rows; row++) {
-        const bf16 *from = numbers + row * size;
-        float largest = 1e-8f, nothing = 0; /* but NaN where a number is not finite */
-        for (int64_t i = 0; i < size; i++) {
-            float magnitude = fabsf(wide(from[i]));
-            largest = magnitude > largest ? magnitude : largest;
-            nothing += 0 * magnitude;
-        }
-        for (int64_t i = 0; i < size; i++) {
-            float steps = nothing == 0 ? rintf(wide(from[i]) * (127 / largest)) : 0;
-            rounded[row * size + i] = (uint8_t)(128 + (int)steps);
-        }
-        row_scales[row] = largest / 127 + nothing;
-    }
+    Part part = part_of(rows);
+    rounded += part.room * rows * size;
+    row_scales += part.room * rows;
+    for (int64_t row = part.first; row < part.end; row++)
+        row_scales[row] = round_row(numbers + row * size, size, rounded + row * size);
+    wait_for(part);
     return (Inputs){rounded, row_scales, size};
 }
 

@@ -55,7 +55,7 @@ def build(folder: Path, *replaced: tuple[str, str]) -> Path:
 @pytest.mark.parametrize(
     "change",
     [
-        ("    3, sizeof(Layer)", "    2, sizeof(Layer)"),
+        ("    4, sizeof(Layer)", "    3, sizeof(Layer)"),
         ("int64_t rows, first_slot;", "int64_t rows, first_slot, more;"),
         ("TILE = 32,", "TILE = 64,"),
         ("decoder_interface[]", "another_name[]"),
@@ -246,6 +246,23 @@ def test_a_prompt_may_be_read_in_pieces_beside_rows(odd_folder: Path, size: int)
         found = in_c.decode(same_rows, reading=same_reading, until=until)
         torch.testing.assert_close(found, expected, rtol=0.1, atol=0.15)
         reading.read = same_reading.read = until
+
+
+@needs_library
+@pytest.mark.parametrize("size", [1, 7, 100])
+@torch.inference_mode()
+def test_in_int8_a_prompt_is_the_same_in_any_company(odd_folder: Path, size: int) -> None:
+    runner, (reading, *rows) = reader_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
+    (expected,) = runner.prefill([reading], first_slot=len(rows))
+    runner.prefill(rows, first_slot=0)
+    for row in rows:
+        row.append(7, 0.0)
+    together = runner.decode(rows)
+    for until in [*range(size, len(reading.prompt_ids), size), len(reading.prompt_ids)]:
+        *found, last = runner.decode(rows, reading=reading, until=until)
+        assert torch.equal(torch.stack(found), together)
+        reading.read = until
+    assert torch.equal(last, expected)
 
 
 @needs_library
