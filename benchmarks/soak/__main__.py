@@ -57,8 +57,6 @@ MEMORY_COLUMNS = [
     "minutes",
     *(f"MB in part {part + 1}" for part in range(PARTS)),
     "growth %",
-    "with what it shares, at first MB",
-    "at last MB",
 ]
 ROWS = 10
 """Of the table."""
@@ -241,10 +239,8 @@ def _memory_rows(growth: Sequence[Growth]) -> list[list[Cell]]:
         [
             one.kind,
             round(one.minutes, 1),
-            *(held / 1e6 for held in one.own),
+            *(held / 1e6 for held in one.held),
             100 * (one.ratio - 1),
-            one.resident[0] / 1e6,
-            one.resident[-1] / 1e6,
         ]
         for one in growth
     ]

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
 import psutil
 
@@ -44,15 +45,30 @@ def kind(process: psutil.Process) -> str:
     return "Ray: " + name.removeprefix("ray::").split()[0] if command else name
 
 
+def held_by(process: psutil.Process) -> int:
+    """Bytes that a process keeps of its own making: neither files nor memory that several map.
+
+    It is the memory that is anonymous, from Linux. What would be free if the process ended (`USS`) is another thing: it
+    grows when another ends that had mapped the same pages of Ray's object store, which uploads go through, and when a
+    garbage collection writes to pages that a process has had since it was forked.
+
+    Raises:
+        psutil.NoSuchProcess: it has ended.
+    """
+    try:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError as error:
+        raise psutil.NoSuchProcess(process.pid) from error
+    told = (line.split() for line in status.splitlines())
+    return sum(1024 * int(words[1]) for words in told if words[0] == "RssAnon:")
+
+
 @dataclass(frozen=True)
 class Sample:
     """Bytes at a moment."""
 
     at: float
-    own: int
-    """For the process alone (`USS`): what would be free if it ended."""
-    resident: int
-    """With those that it shares (`RSS`)."""
+    held: int
 
 
 @dataclass(frozen=True)
@@ -62,31 +78,20 @@ class Growth:
     kind: str
     pid: int
     minutes: float
-    own: Sequence[float]
-    """Bytes for itself alone: the median of each fifth of its samples."""
-    resident: Sequence[float]
-    """Bytes with those that it shares, likewise."""
+    held: Sequence[float]
+    """Bytes: the median of each fifth of its samples."""
     kept: float = 0.0
     """Bytes that it is known to keep of processes that have ended."""
 
     @property
     def ratio(self) -> float:
         """1.0: it did not grow."""
-        return self.own[-1] / self.own[0]
+        return self.held[-1] / self.held[0]
 
     @property
     def is_flat(self) -> bool:
-        """Within what may be, for itself or in all.
-
-        A process that was forked shares pages with the one that it came from until either writes to them: a garbage
-        collection does, to all. It then has more for itself and no more in all. And one that reads more of Ray's object
-        store has more in all and no more for itself.
-        """
-        return self._is_flat(self.own) or self._is_flat(self.resident)
-
-    def _is_flat(self, course: Sequence[float]) -> bool:
-        grown = course[-1] - course[0] - self.kept
-        return grown <= max(MAY_GROW_BYTES, (MAY_GROW - 1) * course[0])
+        grown = self.held[-1] - self.held[0] - self.kept
+        return grown <= max(MAY_GROW_BYTES, (MAY_GROW - 1) * self.held[0])
 
 
 class Memory:
@@ -96,14 +101,13 @@ class Memory:
         self._samples: dict[tuple[int, str], list[Sample]] = {}
 
     def sample(self, processes: Iterable[psutil.Process]) -> int:
-        """Take one of each; return the sum of what each has for itself alone, in bytes."""
+        """Take one of each; return the sum of what each holds, in bytes."""
         total = 0
         for process in processes:
             with contextlib.suppress(psutil.Error):
-                held = process.memory_full_info()
-                total += held.uss
-                sample = Sample(time.monotonic(), held.uss, held.rss)
+                sample = Sample(time.monotonic(), held_by(process))
                 self._samples.setdefault((process.pid, kind(process)), []).append(sample)
+                total += sample.held
         return total
 
     def growth(self, settle_s: float, *, kills: int = 0) -> list[Growth]:
@@ -120,8 +124,7 @@ class Memory:
                 continue
             bounds = [round(part * len(settled) / PARTS) for part in range(PARTS + 1)]
             parts = [settled[start:end] for start, end in pairwise(bounds)]
-            own = [statistics.median(sample.own for sample in part) for part in parts]
-            resident = [statistics.median(sample.resident for sample in part) for part in parts]
+            held = [statistics.median(sample.held for sample in part) for part in parts]
             minutes = (settled[-1].at - settled[0].at) / 60
-            found.append(Growth(what, pid, minutes, own, resident, kills * KEPT_OF_THE_DEAD.get(what, 0)))
+            found.append(Growth(what, pid, minutes, held, kills * KEPT_OF_THE_DEAD.get(what, 0)))
         return found

@@ -112,8 +112,8 @@ class DualLinear(nn.Module):
 class Int8Linear(nn.Module):
     """`nn.Linear` with int8 weights, one scale an output feature; activations are quantised as they come.
 
-    They get one scale for all rows of a batch, so what a row computes depends a little on its neighbours. In decode
-    steps in C each row has its own.
+    They get one scale for all rows of a batch, so what a row computes depends a little on its neighbours. In C
+    each row has its own.
     """
 
     def __init__(self, linear: nn.Linear):

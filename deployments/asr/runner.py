@@ -66,8 +66,8 @@ class ModelRunner:
         self._native = NativeDecoder.of(self._decoder, self._head, self.cache)
 
     @property
-    def steps_in_c(self) -> bool:
-        """Whether decode steps that read no prompt are calls of the library in C."""
+    def runs_in_c(self) -> bool:
+        """Whether the language model is the library in C."""
         return self._native is not None
 
     @property

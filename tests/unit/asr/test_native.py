@@ -100,10 +100,10 @@ def test_a_step_is_as_near_to_float32_as_torch(odd_folder: Path) -> None:
     exact, sequences = runner_of(odd_folder, torch.float32, packed=False)
     expected = exact.decode(sequences)
     in_c, sequences = runner_of(odd_folder, torch.bfloat16, packed=True)
-    assert in_c.steps_in_c
+    assert in_c.runs_in_c
     found = in_c.decode(sequences)
     plain, sequences = runner_of(odd_folder, torch.bfloat16, packed=False)
-    assert not plain.steps_in_c
+    assert not plain.runs_in_c
     by_torch = plain.decode(sequences)
     assert found.shape == expected.shape
     assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
@@ -222,7 +222,7 @@ def test_int8_prompts_are_read_as_near_to_float32_as_by_torch(
     exact, sequences = reader_of(odd_folder, torch.float32, packed=False)
     expected = exact.prefill(sequences, first_slot=0)
     in_c, same = reader_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
-    assert in_c.steps_in_c
+    assert in_c.runs_in_c
     found = in_c.prefill(same, first_slot=0)
     with monkeypatch.context() as patch:
         patch.setattr(decoder_module, "library", lambda: None)
@@ -315,7 +315,7 @@ def test_heads_of_any_size(head_dim: int, tmp_path: Path, monkeypatch: pytest.Mo
     folder = write_native(tmp_path, "heads")
     exact, sequences = runner_of(folder, torch.float32, packed=False)
     in_c, same_sequences = runner_of(folder, torch.bfloat16, packed=True)
-    assert in_c.steps_in_c
+    assert in_c.runs_in_c
     torch.testing.assert_close(in_c.decode(same_sequences), exact.decode(sequences), rtol=0.1, atol=0.15)
 
 
@@ -361,13 +361,13 @@ def test_int8_steps_are_as_near_to_float32_as_torchs(odd_folder: Path, monkeypat
     exact, sequences = runner_of(odd_folder, torch.float32, packed=False)
     expected = exact.decode(sequences)
     in_c, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
-    assert in_c.steps_in_c
+    assert in_c.runs_in_c
     found = in_c.decode(sequences)
     assert torch.equal(in_c.decode(sequences[3:5], first_slot=3), found[3:5])
     with monkeypatch.context() as patch:
         patch.setattr(decoder_module, "library", lambda: None)
         plain, sequences = runner_of(odd_folder, torch.bfloat16, packed=True, quantization="int8")
-        assert not plain.steps_in_c
+        assert not plain.runs_in_c
         by_torch = plain.decode(sequences)
     assert (found - expected).abs().mean() < 1.2 * (by_torch - expected).abs().mean()
 
@@ -376,7 +376,7 @@ def test_int8_steps_are_as_near_to_float32_as_torchs(odd_folder: Path, monkeypat
 def test_other_formats_are_torchs(odd_folder: Path, quantization: Quantization) -> None:
     checkpoint = load(str(odd_folder), dtype=torch.float32, device=CPU)
     pack(checkpoint.model, quantization)
-    assert not ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64).steps_in_c
+    assert not ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64).runs_in_c
 
 
 @needs_library
@@ -390,4 +390,4 @@ def test_another_processor_runs_torch(odd_folder: Path, monkeypatch: pytest.Monk
     checkpoint = load(str(odd_folder), dtype=torch.bfloat16, device=CPU)
     assert pack(checkpoint.model, "none") == "20 PackedLinear"
     runner = ModelRunner(checkpoint, Prompt(checkpoint.tokenizer), slots=1, slot_tokens=64)
-    assert not runner.steps_in_c
+    assert not runner.runs_in_c
