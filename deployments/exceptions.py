@@ -51,6 +51,12 @@ class UploadTooLarge(ServiceError):
     default_code = "upload_too_large"
 
 
+class UploadTimeout(ServiceError):
+    """The request body does not come, or comes too slowly."""
+
+    default_code = "upload_timeout"
+
+
 class UnknownModel(ServiceError):
     """The requested model is not the one (or one of the aliases) this service serves."""
 

@@ -143,6 +143,12 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(
         default=26_214_400, gt=0, description="Largest request body in bytes (OpenAI's limit: 25 MiB)."
     )
+    upload_stall_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds for which nothing may come of an upload before it is answered with a 408. All waiting for "
+        "it together may take as long, and a second for every 1,000 bytes that came.",
+    )
     request_timeout_s: float = Field(
         default=540.0,
         gt=0,

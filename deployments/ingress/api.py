@@ -237,7 +237,7 @@ def _middleware(
         layers.append(Middleware(WebPagesMiddleware, origins=settings.cors_origins))
     layers += [
         Middleware(ErrorMiddleware),
-        Middleware(UploadLimitMiddleware, max_bytes=settings.max_upload_bytes),
+        Middleware(UploadLimitMiddleware, max_bytes=settings.max_upload_bytes, stall_s=settings.upload_stall_s),
     ]
     if settings.api_keys:
         layers.append(Middleware(ApiKeyMiddleware, keys=settings.api_keys))

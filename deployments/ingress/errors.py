@@ -1,8 +1,8 @@
 """From exception to HTTP: the one table of statuses, in OpenAI's error envelope.
 
 The SDKs choose their exception class by status and read `message`, `type`, `param` and `code` from the envelope, so all
-four are always there. They retry 429 and 5xx twice, with the whole upload: `x-should-retry: false` stops them where the
-same recording would fail again.
+four are always there. They retry 408, 429 and 5xx twice, with the whole upload: `x-should-retry: false` stops them
+where the same recording would fail again.
 """
 
 import logging
@@ -25,6 +25,7 @@ from deployments.exceptions import (
     TooManyRequests,
     Unauthenticated,
     UnknownModel,
+    UploadTimeout,
     UploadTooLarge,
 )
 
@@ -51,6 +52,7 @@ RULES: Mapping[type, ErrorRule] = {
     InvalidRequest: ErrorRule(400, INVALID_REQUEST),
     Unauthenticated: ErrorRule(401, INVALID_REQUEST, {"www-authenticate": 'Bearer realm="OpenAI API"'}),
     UnknownModel: ErrorRule(404, INVALID_REQUEST),
+    UploadTimeout: ErrorRule(408, INVALID_REQUEST),
     UploadTooLarge: ErrorRule(413, INVALID_REQUEST),
     EngineFailure: ErrorRule(500, SERVER_ERROR, {"x-should-retry": "false"}),
     TooManyRequests: ErrorRule(429, "requests"),

@@ -30,7 +30,7 @@ async def read_form(request: Request) -> AsyncIterator["Form"]:
 
     Raises:
         InvalidRequest: the body is not a complete, well-formed multipart form.
-        UploadTooLarge: from `UploadLimitMiddleware`.
+        UploadTooLarge, UploadTimeout: from `UploadLimitMiddleware`.
         ClientDisconnect: the client has gone.
     """
     boundary = _require_multipart(request.headers.get("content-type"))

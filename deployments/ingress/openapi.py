@@ -49,11 +49,11 @@ def _document(app: FastAPI, served: ServedModel, settings: Settings) -> Json:
     paths = document["paths"]
     paths[_TRANSCRIPTIONS]["post"] |= {
         "requestBody": _form(_transcription_fields(served, settings), ["model"] if settings.url_input else None),
-        "responses": {"200": _TRANSCRIPT, **_errors(400, 401, 404, 413, 429, 500, 503, 504)},
+        "responses": {"200": _TRANSCRIPT, **_errors(400, 401, 404, 408, 413, 429, 500, 503, 504)},
     }
     paths[_TRANSLATIONS]["post"] |= {
         "requestBody": _form({"file": _FILE, "model": _model(served)}),
-        "responses": _errors(400, 401, 404, 413, 429, 503, 504),
+        "responses": _errors(400, 401, 404, 408, 413, 429, 503, 504),
     }
     paths["/v1/models"]["get"]["responses"] = {"200": _json("The models.", "ModelList"), **_errors(401)}
     retrieve = paths["/v1/models/{model_id}"]["get"]
@@ -262,6 +262,11 @@ _ERRORS: dict[int, tuple[str, str, tuple[str, str | None, str | None]]] = {
         "The model is not served here.",
         "The model `x` does not exist or you do not have access to it.",
         ("invalid_request_error", "model", "model_not_found"),
+    ),
+    408: (
+        "Nothing came of the request body for `upload_stall_s`, or too little.",
+        "The upload stalled: nothing came for 30 seconds. Send the request again.",
+        ("invalid_request_error", None, "upload_timeout"),
     ),
     413: (
         "The request body is larger than `max_upload_bytes`.",

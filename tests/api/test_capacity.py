@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -183,6 +183,36 @@ def test_how_long_to_wait_is_how_long_places_are_held(
         pass
     assert refused.value.retry_after_s == told_s
     assert places.taken == 0
+
+
+@pytest.mark.parametrize(("passed_s", "told_s"), [(0.0, 1), (0.5, 1), (2.0, 4), (7.0, 14), (29.9, 60), (500.0, 60)])
+def test_the_wait_grows_while_nothing_ends(monkeypatch: pytest.MonkeyPatch, passed_s: float, told_s: int) -> None:
+    """As when the model is gone: what was learned from those who have left is worth nothing then."""
+    now = 0.0
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
+    places = Capacity(PLACES)
+    for _ in range(3):
+        with places.place():
+            now += 0.2
+    with ExitStack() as held:
+        for _ in range(PLACES):
+            held.enter_context(places.place())
+        now += passed_s
+        with pytest.raises(TooManyRequests) as refused, places.place():
+            pass
+    assert refused.value.retry_after_s == told_s
+    assert places.taken == 0
+
+
+def test_a_long_recording_sends_nobody_away_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(capacity.time, "monotonic", lambda: now)
+    places = Capacity(PLACES)
+    with places.place():
+        now += 500
+        with places.place(), places.place(), pytest.raises(TooManyRequests) as refused, places.place():
+            pass
+    assert refused.value.retry_after_s == 1
 
 
 async def test_who_drains_lets_nobody_in_and_waits_for_those_who_are(service: Service) -> None:

@@ -16,6 +16,7 @@ from deployments.exceptions import (
     TooManyRequests,
     Unauthenticated,
     UnknownModel,
+    UploadTimeout,
     UploadTooLarge,
 )
 from tests.api.fakes import AUDIO, MODEL, Service, error_of
@@ -29,6 +30,7 @@ NO_RETRY = {"x-should-retry": "false"}
         (InvalidRequest("no", param="prompt"), 400, "invalid_request_error", "prompt", "invalid_value", {}),
         (InvalidAudio("no", code="audio_too_short"), 400, "invalid_request_error", "file", "audio_too_short", {}),
         (UnknownModel("no"), 404, "invalid_request_error", None, "model_not_found", {}),
+        (UploadTimeout("no"), 408, "invalid_request_error", None, "upload_timeout", {}),
         (UploadTooLarge("no"), 413, "invalid_request_error", None, "upload_too_large", {}),
         (EngineFailure("no"), 500, "server_error", None, "transcription_failed", NO_RETRY),
         (ServiceError("no"), 500, "server_error", None, None, {}),
@@ -169,6 +171,7 @@ async def test_wrong_method(service: Service, method: str, path: str, allowed: s
     [
         (InvalidAudio("no", code="invalid_value"), openai.BadRequestError),
         (UnknownModel("no", param="model"), openai.NotFoundError),
+        (UploadTimeout("no"), openai.APIStatusError),
         (UploadTooLarge("no"), openai.APIStatusError),
         (Unauthenticated("no"), openai.AuthenticationError),
         (TooManyRequests("no"), openai.RateLimitError),
@@ -191,7 +194,13 @@ async def test_sdk_exceptions(
 
 @pytest.mark.parametrize(
     ("error", "attempts"),
-    [(EngineFailure("no"), 1), (DeadlineExceeded("no"), 1), (InvalidAudio("no"), 1), (RuntimeError("no"), 2)],
+    [
+        (EngineFailure("no"), 1),
+        (DeadlineExceeded("no"), 1),
+        (InvalidAudio("no"), 1),
+        (UploadTimeout("no"), 2),
+        (RuntimeError("no"), 2),
+    ],
 )
 async def test_sdk_retries(service: Service, sdk: openai.AsyncOpenAI, error: Exception, attempts: int) -> None:
     service.transcriber.answer = error

@@ -61,7 +61,7 @@ async def test_every_field_is_described(service: Service) -> None:
 async def test_every_error_is_described_with_an_example(service: Service) -> None:
     document = await document_of(service)
     responses = document["paths"]["/v1/audio/transcriptions"]["post"]["responses"]
-    assert list(responses) == ["200", "400", "401", "404", "413", "429", "500", "503", "504"]
+    assert list(responses) == ["200", "400", "401", "404", "408", "413", "429", "500", "503", "504"]
     for status, response in responses.items():
         if status != "200":
             error = response["content"]["application/json"]["example"]["error"]
