@@ -19,6 +19,14 @@ BLOCK_S = 10
 MAX_WORK_S = 20.0
 """Processor seconds that the next block may take; recordings take some hundredths of a second."""
 
+MAX_SEARCH_S = 2.0
+"""Of these, what may pass without any sound, ahead of the first above all. Recordings take some thousandths, a tenth
+where a table tells of each frame of six hours, and a second where an hour of picture comes before the sound."""
+
+SEARCH_S_PER_BYTE = 1 / 40_000_000
+"""More of it for large files. What takes most is MP4 whose every frame is a fragment of its own, that is all read ahead
+of the sound: 0.6 s for 25 MB."""
+
 
 def decode(source: BinaryIO, *, max_duration_s: float) -> Waveform:
     """Decode the sound of a media file as a whole.
@@ -53,9 +61,10 @@ def decode_blocks(source: BinaryIO, *, max_duration_s: float) -> Generator[Wavef
 
     Blocks. Safe in several threads at once, each with its own `source`; the blocks of one may be drawn in any threads.
     """
-    if source.seek(0, os.SEEK_END) == 0:
+    size = source.seek(0, os.SEEK_END)
+    if size == 0:
         raise refusals.empty()
-    allowance = Allowance(MAX_WORK_S)
+    allowance = Allowance(MAX_WORK_S, MAX_SEARCH_S + size * SEARCH_S_PER_BYTE)
     samples = 0
     for block in _joined(_chunks(source, max_duration_s, allowance)):
         samples += len(block)

@@ -84,16 +84,16 @@ def decode_track(source: BinaryIO, max_duration_s: float, allowance: Allowance) 
     Raises:
         InvalidAudio: no media, no sound, longer than `max_duration_s`, cut off, damaged, or too much work.
     """
-    source.seek(0)
+    file = MeteredFile(source, allowance)
     try:
         # Tags in other encodings than UTF-8 are common, and of no interest.
-        with av.open(MeteredFile(source, allowance), "r", options=_OPTIONS, metadata_errors="ignore") as container:
+        with av.open(file, "r", options=_OPTIONS, metadata_errors="ignore") as container:
             track = _choose_track(container)
-            promise = read_promise(container, track, source)
+            promise = read_promise(container, track, file)
             _refuse_if_promised_too_long(promise, max_duration_s)
             decoding = _Decoding(container, track, promise, max_duration_s, allowance)
             yield from decoding.chunks()
-            decoding.refuse_if_incomplete(source)
+            decoding.refuse_if_incomplete(file)
     except _FFMPEG_ERRORS as error:
         raise refusals.unsupported() from error
 
@@ -165,7 +165,7 @@ class _Decoding:
         if resampler is not None:
             yield resampler.finish()
 
-    def refuse_if_incomplete(self, source: BinaryIO) -> None:
+    def refuse_if_incomplete(self, source: MeteredFile) -> None:
         """Refuse a file of which more than `TOLERANCE_S` of sound is missing, at its end or in between.
 
         Where the header makes no promise, only what FFmpeg reports as undecodable is known to be missing.
@@ -209,6 +209,7 @@ class _Decoding:
                 self._decoded_s += missing_s + self._frame_s
                 if self._decoded_s > self._max_duration_s + 1e-6:  # sums of floats
                     raise refusals.too_long(self._max_duration_s)
+                self._allowance.heard()
                 yield missing_s, frame
 
     def _missing_before(self, frame: AudioFrame) -> float:

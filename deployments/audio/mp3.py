@@ -3,7 +3,7 @@
 FFmpeg reads it too, but falls back to an estimate from the bit rate without telling which of the two it returns.
 """
 
-from typing import BinaryIO
+from deployments.audio.metered import MeteredFile
 
 _MAX_TAGS = 8  # bounds the search in a hostile file
 _SCAN_BYTES = 65536  # what may lie between the tags and the first frame: padding, leftovers of taggers
@@ -12,7 +12,7 @@ _MPEG_1, _MPEG_2 = 3, 2
 _HAS_FRAME_COUNT = 1
 
 
-def read_duration(source: BinaryIO) -> float | None:
+def read_duration(source: MeteredFile) -> float | None:
     """Return the seconds that a Xing, Info or VBRI header states, or None where there is no such header.
 
     The encoder's delay and padding count as sound: about 0.1 s. `source` is left anywhere.
@@ -28,7 +28,7 @@ def read_duration(source: BinaryIO) -> float | None:
     return None
 
 
-def _skip_id3(source: BinaryIO) -> None:
+def _skip_id3(source: MeteredFile) -> None:
     """Leave `source` behind its ID3v2 tags, of which careless taggers write several."""
     offset = 0
     for _ in range(_MAX_TAGS):

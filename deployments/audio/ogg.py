@@ -1,12 +1,12 @@
 """The pages of an Ogg file: it states no length, but its pages show whether all of it is there."""
 
-from typing import BinaryIO
+from deployments.audio.metered import MeteredFile
 
 _HEADER_BYTES = 27
 _WINDOW = 65_536
 
 
-def compare_pages(source: BinaryIO, size: int) -> tuple[int | None, int]:
+def compare_pages(source: MeteredFile, size: int) -> tuple[int | None, int]:
     """Return how many bytes the file should have, None if no page is missing, and up to where its pages are whole.
 
     Pages follow each other without a gap. What lies between two of them has been overwritten, and the last page says
@@ -32,7 +32,7 @@ def compare_pages(source: BinaryIO, size: int) -> tuple[int | None, int]:
     return (size, size) if has_holes else (None, size)
 
 
-def _find_page(source: BinaryIO, offset: int) -> int | None:
+def _find_page(source: MeteredFile, offset: int) -> int | None:
     """Return where the next page begins, None if there is none."""
     source.seek(offset)
     window = source.read(_WINDOW)

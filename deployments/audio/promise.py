@@ -8,12 +8,13 @@ also estimates durations from bit rates (VBR MP3, ADTS) and clips them to the by
 import os
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from typing import Literal
 
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from deployments.audio import mp3, ogg, wav
+from deployments.audio.metered import MeteredFile
 
 _MICROSECONDS = 1_000_000
 _COUNTED_SAMPLES = {"aiff", "ape", "au", "flac", "mov", "nistsphere", "tta", "wv"}  # in a header or sample table
@@ -32,7 +33,7 @@ class Promise:
     said (DTX). `container`: the last time stamp of any track, as the picture may be longer than the sound."""
 
 
-def read_promise(container: InputContainer, track: AudioStream, source: BinaryIO) -> Promise | None:
+def read_promise(container: InputContainer, track: AudioStream, source: MeteredFile) -> Promise | None:
     """Return what the header promises about `track`, or None where it promises nothing.
 
     `source` is the file that `container` was opened on; its position is left as it was.
@@ -44,7 +45,7 @@ def read_promise(container: InputContainer, track: AudioStream, source: BinaryIO
         source.seek(position)
 
 
-def _read_promise(container: InputContainer, track: AudioStream, source: BinaryIO) -> Promise | None:
+def _read_promise(container: InputContainer, track: AudioStream, source: MeteredFile) -> Promise | None:
     kind, codec = container.format.name.partition(",")[0], track.codec_context
     if kind == "mp3":
         seconds = mp3.read_duration(source)
@@ -71,7 +72,7 @@ def _read_promise(container: InputContainer, track: AudioStream, source: BinaryI
     return Promise(seconds, clock) if kind in _ONE_LENGTH_FOR_ALL else None
 
 
-def _counted_bytes(kind: str, source: BinaryIO) -> tuple[int | None, int]:
+def _counted_bytes(kind: str, source: MeteredFile) -> tuple[int | None, int]:
     """Return how many bytes the file should have, None if it does not say, and how many of them FFmpeg can decode."""
     size = source.seek(0, os.SEEK_END)
     if kind == "wav":

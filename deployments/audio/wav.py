@@ -12,6 +12,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.audio import refusals
+from deployments.audio.metered import MeteredFile
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
 from deployments.transcription.utterance import Waveform
 
@@ -28,7 +30,7 @@ _DTYPES = {
     (_FLOAT, 32): "<f4",
     (_FLOAT, 64): "<f8",
 }
-_MAX_CHUNKS = 64  # ahead of the sound; bounds the search in a hostile file
+_MAX_CHUNKS = 1_000  # ahead of the sound; recorders write a dozen, hostile files millions
 _BLOCK = 65_536  # samples per channel that are converted at a time
 
 
@@ -71,8 +73,12 @@ class WavHeader:
         return self.samples / self.rate
 
 
-def read_header(source: BinaryIO) -> WavHeader | None:
-    """Read the chunks of a RIFF or RF64 file up to its sound; None if it is no such file, or a broken one."""
+def read_header(source: BinaryIO | MeteredFile) -> WavHeader | None:
+    """Read the chunks of a RIFF or RF64 file up to its sound; None if it is no such file, or a broken one.
+
+    Raises:
+        InvalidAudio: there is no sound behind more chunks than anybody writes; FFmpeg would look at all of them.
+    """
     size = source.seek(0, os.SEEK_END)
     source.seek(0)
     riff = source.read(12)
@@ -95,7 +101,7 @@ def read_header(source: BinaryIO) -> WavHeader | None:
         elif name == b"ds64" and length >= 16:
             size_64 = int.from_bytes(source.read(16)[8:], "little")
         source.seek(body + length + length % 2)  # chunks are padded to even sizes
-    return None
+    raise refusals.unsupported()
 
 
 def _parse(fmt: bytes, data_start: int, length: int, available: int) -> WavHeader:
