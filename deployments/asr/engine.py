@@ -249,11 +249,12 @@ class Engine:
             return
         others = len(rows)
         began_at = time.monotonic()
-        if reading is not None and not reading.read:
-            reading.read = self._runner.recall(reading, others)
-        until = self._next_piece(reading) if reading is not None else 0
+        until = 0
         logits = None
         try:
+            if reading is not None:
+                reading.read = reading.read or self._runner.recall(reading, others)
+                until = self._next_piece(reading)
             logits = self._runner.decode(rows, reading=reading, until=until)
         except Exception as error:
             self._note(error)

@@ -54,9 +54,6 @@ class ModelRunner:
         self.cache = SlotCache(
             model.config.text_config, slots=slots, slot_tokens=slot_tokens, dtype=model.dtype, device=model.device
         )
-        # As many tokens as a slot has. A GPU reads a prompt in a millisecond, and whole ones alone.
-        kept_tokens = 0 if self._device.type == "cuda" else slot_tokens
-        self._prefixes = Prefixes(self.cache, audio_id=prompt.audio_id, tokens=kept_tokens)
         self._encoding = Stopwatch(self._device)
         self._encoded_before_s = 0.0
         """In the stretches before the last one, of an utterance that was encoded in several."""
@@ -64,6 +61,7 @@ class ModelRunner:
             self._compile()
         self._graphs = self._record_graphs() if graphs else None
         self._native = NativeDecoder.of(self._decoder, self._head, self.cache)
+        self._prefixes = Prefixes(self.cache, audio_id=prompt.audio_id) if self._native is not None else None
 
     @property
     def runs_in_c(self) -> bool:
@@ -112,36 +110,8 @@ class ModelRunner:
 
         Returns logits of the first token of each answer, (rows, vocabulary) float32.
         """
-        begun = [self.recall(sequence, slot) for slot, sequence in enumerate(sequences, start=first_slot)]
-        if self._native is not None or any(begun):
-            logits = self._read_rest(sequences, first_slot, begun)
-        else:
-            logits = self._read_whole(sequences, first_slot)
-        for slot, sequence in enumerate(sequences, start=first_slot):
-            self._prefixes.keep(sequence.prompt_ids, slot)
-        return logits
-
-    def recall(self, sequence: Sequence, slot: int) -> int:
-        """Put into a slot what is known already of the beginning of a prompt; returns how many tokens that is."""
-        return self._prefixes.recall(sequence.prompt_ids, slot)
-
-    def _read_rest(self, sequences: Items[Sequence], first_slot: int, begun: Items[int]) -> torch.Tensor:
-        pieces = [
-            Piece(slot, start, len(sequence.prompt_ids))
-            for slot, (sequence, start) in enumerate(zip(sequences, begun, strict=True), start=first_slot)
-        ]
-        nothing = torch.empty(0, dtype=torch.long)
-        if self._native is None:
-            return torch.cat(
-                [
-                    self._step_reading(nothing, nothing, piece.slot, 0, sequence, piece)
-                    for sequence, piece in zip(sequences, pieces, strict=True)
-                ]
-            )
-        embeddings = [sequence.prompt[start:] for sequence, start in zip(sequences, begun, strict=True)]
-        return self._native(torch.cat(embeddings), nothing, first_slot, pieces)
-
-    def _read_whole(self, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
+        if self._native is not None:
+            return self._prefill_in_c(self._native, sequences, first_slot)
         lengths = [len(sequence.prompt_ids) for sequence in sequences]
         # Built on the CPU: a GPU would have to be asked how long the result is.
         slots = torch.arange(first_slot, first_slot + len(lengths)).repeat_interleave(torch.tensor(lengths))
@@ -150,6 +120,26 @@ class ModelRunner:
         self.cache.begin(self._on_device(slots), positions)
         embeddings = torch.cat([sequence.prompt for sequence in sequences])
         return self._head(self._decoder(embeddings, positions, self.cache, prompts, prompts.bounds[1:] - 1)).float()
+
+    def _prefill_in_c(self, native: NativeDecoder, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
+        slots = range(first_slot, first_slot + len(sequences))
+        pieces = [
+            Piece(slot, self.recall(sequence, slot), len(sequence.prompt_ids))
+            for slot, sequence in zip(slots, sequences, strict=True)
+        ]
+        rest = [sequence.prompt[piece.start :] for sequence, piece in zip(sequences, pieces, strict=True)]
+        logits = native(torch.cat(rest), torch.empty(0, dtype=torch.long), first_slot, pieces)
+        for slot, sequence in zip(slots, sequences, strict=True):
+            self._keep_beginning(sequence, slot)
+        return logits
+
+    def recall(self, sequence: Sequence, slot: int) -> int:
+        """Put into a slot what is known already of the beginning of a prompt; returns how many tokens that is."""
+        return self._prefixes.recall(sequence.prompt_ids, slot) if self._prefixes is not None else 0
+
+    def _keep_beginning(self, sequence: Sequence, slot: int) -> None:
+        if self._prefixes is not None:
+            self._prefixes.keep(sequence.prompt_ids, slot)
 
     def decode(
         self, sequences: Items[Sequence], first_slot: int = 0, *, reading: Sequence | None = None, until: int = 0
@@ -172,7 +162,7 @@ class ModelRunner:
             piece = Piece(first_slot + len(sequences), reading.read, until)
             logits = self._step_reading(tokens, positions, first_slot, length, reading, piece)
             if until == len(reading.prompt_ids):
-                self._prefixes.keep(reading.prompt_ids, piece.slot)
+                self._keep_beginning(reading, piece.slot)
             return logits
         if self._native is not None:
             return self._native(self._embed_tokens(tokens), positions, first_slot)

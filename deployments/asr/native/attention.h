@@ -41,8 +41,9 @@ typedef struct {
     const float *sines;     /* (tokens, head_dim), the first half negated */
     const float *projected; /* (tokens, (heads + 2 * key_heads) * head_dim) */
     bf16 *attended;         /* (tokens, heads * head_dim) */
-    float *scores;          /* scratch of each thread, as all that follow, where `span` is slot_tokens and `padded_head` is */
-    bf16 *shares;           /* head_dim, rounded up to TILE. scores: (threads, GROUP, span); shares: the same */
+    /* Scratch of each thread, where span is slot_tokens, and padded_head is head_dim, rounded up to TILE: */
+    float *scores;          /* (threads, GROUP, span) */
+    bf16 *shares;           /* (threads, GROUP, span) */
     bf16 *queries;          /* (threads, BLOCK * heads / key_heads, head_dim) */
     bf16 *tiles;            /* (threads, span * head_dim + padded_head * span) */
 } Batch;
@@ -87,7 +88,8 @@ static float exponentials(float *scores, int64_t size) {
     return _mm512_reduce_add_ps(sum);
 }
 
-/* Values, (tokens, columns * LANES), weighted by their shares, in one pass. Inlined for each number of columns. */
+/* Values, (tokens, columns * LANES), weighted by their shares, in one pass. Inlined for each number of columns, of which
+ * there are GROUP at most. */
 static inline __attribute__((always_inline)) void weigh(
     const bf16 *values, const float *shares, int64_t tokens, int columns, bf16 *to) {
     __m512 sums[GROUP];

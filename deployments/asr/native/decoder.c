@@ -4,8 +4,8 @@
  * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
- * Where there are many tokens, as in prompts, oneDNN multiplies bfloat16 faster: then what lies between its products is
- * called layer by layer.
+ * Prompts have many tokens, for which oneDNN multiplies bfloat16 faster: there what lies between its products is called layer
+ * by layer.
  *
  * Residuals and sums are float32, what goes into a product is bfloat16 or, where weights are int8, 8 bits.
  */
@@ -19,7 +19,7 @@ typedef struct {
     float *logits;         /* (wanted, vocabulary) */
     float *residual;       /* (tokens, hidden): the embeddings, and what becomes of them */
     float *projected;      /* (tokens, (heads + 2 * key_heads) * head_dim), the batch's, scratch as all that follow */
-    bf16 *normed;          /* inputs of products: (threads, tokens, hidden) */
+    bf16 *normed;          /* inputs of products: (threads, tokens, hidden); of one thread where tokens are many, see Part */
     bf16 *gated;           /* (tokens, intermediate) */
     uint8_t *rounded;      /* (threads, tokens, largest number of inputs) */
     float *row_scales;     /* (threads, tokens) */

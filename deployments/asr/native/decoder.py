@@ -23,7 +23,7 @@ from deployments.asr.native.library import (
     PieceStructure,
     library,
 )
-from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight
+from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight, preparing_threads
 from deployments.asr.onednn import round_up
 
 if TYPE_CHECKING:
@@ -149,12 +149,14 @@ class NativeDecoder:
         if not (first_slot >= 0 and first_slot + rows <= self._slots):
             raise IndexError(f"{rows} rows from slot {first_slot} on of {self._slots}")
         for piece in pieces:
-            if not (0 <= piece.slot < self._slots and 0 <= piece.start < piece.end <= self._slot_tokens):
+            is_free = not first_slot <= piece.slot < first_slot + rows
+            if not (is_free and 0 <= piece.slot < self._slots and 0 <= piece.start < piece.end <= self._slot_tokens):
                 raise IndexError(f"{piece} in {self._slots} slots of {self._slot_tokens} tokens")
 
     def _decode(self, embeddings: torch.Tensor, batch: BatchStructure, wanted: torch.Tensor) -> torch.Tensor:
         """One call for all layers."""
         tokens, threads = len(embeddings), torch.get_num_threads()
+        preparing = preparing_threads(tokens)
         logits = torch.empty(len(wanted), self._head.native.padded_outputs)
         projected, attended = torch.empty(tokens, self._projected), _narrow(tokens, self._attended)
         batch.projected, batch.attended = projected.data_ptr(), attended.data_ptr()
@@ -163,10 +165,10 @@ class NativeDecoder:
             "logits": logits,
             "residual": embeddings.float().contiguous().clone(),
             "projected": projected,
-            "normed": _narrow(threads, tokens, self._hidden),
+            "normed": _narrow(preparing, tokens, self._hidden),
             "gated": _narrow(tokens, self._intermediate),
-            "rounded": torch.empty(threads, tokens, self._widest, dtype=torch.uint8),
-            "row_scales": torch.empty(threads, tokens),
+            "rounded": torch.empty(preparing, tokens, self._widest, dtype=torch.uint8),
+            "row_scales": torch.empty(preparing, tokens),
         }
         through = PassStructure(wanted_count=len(wanted), **_pointers(room))
         self._library.decode(byref(self._model), byref(batch), byref(through), threads)

@@ -26,7 +26,8 @@ BLOCK = 128
 """Tokens of a prompt that a thread attends for at a time."""
 LANES = 16
 """Numbers of float32 in a register."""
-MAX_HEAD_DIM = 128
+MAX_HEAD_DIM = GROUP * LANES
+"""A head fills so many registers at most as there are for rows."""
 
 
 def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:

@@ -1,6 +1,7 @@
 /* Products of a weight with the rows of a few tokens.
  *
- * Weights lie in the order in which they are read, as (outputs / TILE, inputs / FED, TILE, FED): a processor fetches one
+ * Weights lie in the order in which they are read, as (outputs / TILE, inputs / FED, TILE, FED), with FED8 in the place of FED
+ * where they are int8: a processor fetches one
  * stream ahead much better than many. Each lane of a register sums one output, and takes FED inputs at a time, which is what
  * the processor's instructions multiply. Where weights are int8, inputs are rounded to 8 bits too, each row with a scale of
  * its own.
@@ -68,6 +69,7 @@ static inline __attribute__((always_inline)) void tile8_of(
     }
 }
 
+/* Of rows, or of registers that a head fills. */
 #define FOR_EACH_NUMBER(tile, weight, inputs, size, rows, to) \
     switch (rows) {                                            \
         case 1: tile(weight, inputs, size, 1, to); break;      \
@@ -142,7 +144,7 @@ static float round_row(const bf16 *numbers, int64_t size, uint8_t *to) {
     return scale;
 }
 
-/* Room: (threads, rows, size) and (threads, rows). */
+/* Room: (threads, rows, size) and (threads, rows), or of one thread where rows are many. */
 static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64_t size, uint8_t *rounded, float *row_scales) {
     if (weight.scales == NULL) return (Inputs){numbers, NULL, size};
     Part part = part_of(rows);

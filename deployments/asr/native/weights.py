@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from deployments.asr.mapped import HUGE_PAGE, mapped_zeros
-from deployments.asr.native.library import TILE, WeightStructure, library
+from deployments.asr.native.library import GROUP, TILE, WeightStructure, library
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ def _tiled(weight: torch.Tensor, *, fed: int) -> torch.Tensor:
 
 
 class NativeLinear(nn.Module):
-    """`nn.Linear` without bias for few rows, which returns float32."""
+    """`nn.Linear` without bias, which returns float32."""
 
     def __init__(self, weight: NativeWeight):
         super().__init__()
@@ -72,11 +72,11 @@ class NativeLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
-        rows, threads = len(inputs), torch.get_num_threads()
+        rows, preparing = len(inputs), preparing_threads(len(inputs))
         inputs = inputs.bfloat16().contiguous()
         output = torch.empty(rows, self.native.padded_outputs)
-        rounded = torch.empty(threads, rows, self.native.inputs, dtype=torch.uint8)
-        row_scales = torch.empty(threads, rows)
+        rounded = torch.empty(preparing, rows, self.native.inputs, dtype=torch.uint8)
+        row_scales = torch.empty(preparing, rows)
         self._library.multiply_rows(
             byref(self.native.structure),
             inputs.data_ptr(),
@@ -86,9 +86,14 @@ class NativeLinear(nn.Module):
             output.data_ptr(),
             rounded.data_ptr(),
             row_scales.data_ptr(),
-            threads,
+            torch.get_num_threads(),
         )
         return output[:, : self.native.outputs]
+
+
+def preparing_threads(rows: int) -> int:
+    """How many threads have room of their own for what they prepare of a product's inputs: see `Part` in products.h."""
+    return torch.get_num_threads() if rows <= GROUP else 1
 
 
 def native_weight(linear: nn.Module) -> NativeWeight | None:

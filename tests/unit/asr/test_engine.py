@@ -80,9 +80,7 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
     results = engine.transcribe(batch)
     assert isinstance(results[1], InvalidAudio)
     assert isinstance(results[3], InvalidRequest)
-    for result, alone in zip(_transcribed(results[::2]), _transcribed(engine.transcribe(good)), strict=True):
-        assert (result.text, result.output_tokens) == (alone.text, alone.output_tokens)
-        assert result.avg_logprob == pytest.approx(alone.avg_logprob, abs=1e-4)
+    assert [results[0], results[2], results[4]] == pytest.approx(_transcribed(engine.transcribe(good)))
 
 
 @pytest.mark.parametrize("stage", ["encode", "prefill", "decode"])
@@ -454,12 +452,11 @@ def test_running_rows_advance_at_each_step_while_a_prompt_is_read_in_pieces(endl
             endless.step()
             assert len(endless._running[0].answer) == told + 1
             read.extend(sequence.read for sequence in endless._reading)
-    ids = endless._running[1].prompt_ids
-    assert endless._running[1].read == len(ids)
-    known = ids.index(endless._prompt.audio_id)  # of the first one, which began alike
-    steps = [end - start for start, end in pairwise([known, *read, len(ids)])]
+    prompt = len(endless._running[1].prompt_ids)
+    assert endless._running[1].read == prompt
+    steps = [end - start for start, end in pairwise([0, *read, prompt])]
     assert max(steps) <= 8
-    assert len(steps) == -(-(len(ids) - known) // 8)
+    assert len(steps) == -(-prompt // 8)
 
 
 def test_one_that_is_cancelled_while_it_is_read_leaves_at_once(endless: Engine) -> None:

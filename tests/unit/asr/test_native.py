@@ -175,6 +175,8 @@ def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
     for piece in (Piece(0, 255, 257), Piece(0, -1, 1), Piece(ROWS, 0, 2), Piece(-1, 0, 2), Piece(0, 2, 2)):
         with pytest.raises(IndexError):
             runner._native(embeddings, torch.empty(0), 0, [piece])
+    with pytest.raises(IndexError):
+        runner._native(embeddings, torch.tensor([3]), 1, [Piece(1, 0, 1)])
 
 
 def reader_of(
@@ -274,6 +276,23 @@ def test_what_was_in_a_slot_before_does_not_matter(odd_folder: Path) -> None:
         for part in runner.cache.layer(layer):
             part[:] = torch.nan
     assert torch.equal(runner.prefill(sequences, first_slot=0), expected)
+
+
+@needs_library
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@torch.inference_mode()
+def test_a_prompt_that_begins_alike_is_read_as_if_it_were_whole(odd_folder: Path, quantization: Quantization) -> None:
+    runner, sequences = reader_of(odd_folder, torch.bfloat16, packed=True, quantization=quantization)
+    expected = runner.prefill(sequences, first_slot=0)
+    beginning = sequences[0].prompt_ids.index(runner._audio_id)
+    for layer in range(2):
+        for part in runner.cache.layer(layer):
+            part[:] = torch.nan
+    assert runner.recall(sequences[0], slot=3) == beginning, "it came often enough in a group"
+    found = runner.prefill(sequences, first_slot=0)
+    if quantization == "int8":
+        assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 @needs_library
