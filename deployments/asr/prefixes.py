@@ -60,8 +60,8 @@ class Prefixes:
         except RuntimeError:
             logger.warning("there is no memory to keep what prompts begin with; they are read whole")
             return
-        # A fault of this moment would be one of all prompts to come. Every token looks at itself in every layer: what is
-        # not finite anywhere is not finite in the last one.
+        # A fault of this moment would be one of all prompts to come. Every token looks at itself in every layer: what
+        # is not finite anywhere is not finite in the last one.
         keys_and_values = entries.unflatten(0, (2, -1))[:, -1]
         if keys_and_values.isfinite().all():
             self._kept[key] = entries
