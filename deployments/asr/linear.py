@@ -17,6 +17,7 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
 from deployments.asr.encoder import attend_in_windows
+from deployments.asr.mapped import release_freed
 from deployments.asr.native.decoder import suits
 from deployments.asr.native.weights import NativeLinear, NativeWeight
 from deployments.asr.onednn import round_up
@@ -154,6 +155,8 @@ class HalfEmbedding(nn.Module):
 
 
 Layout = Callable[[nn.Linear], nn.Module]
+Place = tuple[nn.Module, str]
+"""A layer's parent and its name in there."""
 
 
 def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *, spare_bytes: float = math.inf) -> str:
@@ -176,17 +179,18 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     """
     attend_in_windows(model)
     language_model = Decoder.of(model)
-    text = {linear for _, _, linear in _linears(language_model)}
-    spare = sum(linear.weight.nbytes for linear in text) < spare_bytes
+    text = set(_linears(language_model))
+    spare = sum(getattr(*place).weight.nbytes for place in text) < spare_bytes
     in_c = (spare or quantization == "int8") and suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
-    for parent, name, linear in _linears(model):
+    for parent, name in _linears(model):
+        linear = getattr(parent, name)
         layouts: tuple[Layout, ...] = (PackedLinear,)
         if quantization == "int8":
             layouts = (Int8Linear,)
-            if in_c and (linear in text or linear is model.lm_head):
+            if in_c and ((parent, name) in text or linear is model.lm_head):
                 layouts = (_native_int8, Int8Linear)
-        elif linear in text:
+        elif (parent, name) in text:
             layouts = (TwofoldLinear if in_c else DualLinear if spare else HalfLinear, PackedLinear)
         elif linear is model.lm_head:
             layouts = (_native if in_c else HalfLinear, PackedLinear)
@@ -197,9 +201,10 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
             )
         setattr(parent, name, packed)
         used[type(packed).__name__] += 1
-    for parent, name, embedding in _embeddings(language_model):
+    for parent, name in _places(language_model, nn.Embedding):
         with contextlib.suppress(UnsuitableLayer):
-            setattr(parent, name, HalfEmbedding(embedding))
+            setattr(parent, name, HalfEmbedding(getattr(parent, name)))
+    release_freed()  # the plain weights, which lay between what is left
     return ", ".join(f"{count} {layout}" for layout, count in sorted(used.items()))
 
 
@@ -229,14 +234,13 @@ def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Modu
     return linear
 
 
-def _linears(part: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    return [(p, name, child) for p in part.modules() for name, child in p.named_children() if type(child) is nn.Linear]
+def _linears(part: nn.Module) -> list[Place]:
+    return _places(part, nn.Linear)
 
 
-def _embeddings(part: nn.Module) -> list[tuple[nn.Module, str, nn.Embedding]]:
-    return [
-        (p, name, child) for p in part.modules() for name, child in p.named_children() if type(child) is nn.Embedding
-    ]
+def _places(part: nn.Module, kind: type[nn.Module]) -> list[Place]:
+    """Where layers of a kind are. Who held the layers themselves would hold the weights that are replaced, too."""
+    return [(p, name) for p in part.modules() for name, child in p.named_children() if type(child) is kind]
 
 
 def _fits_float16(weight: torch.Tensor) -> bool:

@@ -1,6 +1,7 @@
 """Memory that comes straight from the system, in pages of a size that is asked for."""
 
 import contextlib
+import ctypes
 import math
 import mmap
 
@@ -32,3 +33,9 @@ def mapped_zeros(shape: tuple[int, ...], dtype: torch.dtype, *, huge_pages: bool
     # The first of its bytes that a huge page can begin with.
     start = -torch.frombuffer(memory, dtype=torch.uint8).data_ptr() % HUGE_PAGE if huge_pages else 0
     return torch.frombuffer(memory, dtype=dtype, count=math.prod(shape), offset=start).view(shape)
+
+
+def release_freed() -> None:
+    """Have the C library give freed memory back to the system, where it is glibc. Others do so by themselves."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
