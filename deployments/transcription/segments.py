@@ -25,11 +25,12 @@ _SNAP_S = 1.5
 """Seconds of speech that the estimated end of a sentence may be away from the pause that it ends in."""
 
 _CLOSING = "\"'\u201d\u2019\u300d\u300f)\uff09"
-_SENTENCE = re.compile(
-    rf".+?(?:[.!?\u2026\u0964\u06d4\u061f]+[{_CLOSING}]*(?=\s|$)|[\u3002\uff01\uff1f]+[{_CLOSING}]*|$)", re.DOTALL
-)
 _WIDE = "\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\U00020000-\U0003fffd"
 _UNSPACED = "\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd"
+_SENTENCE = re.compile(
+    rf".+?(?:[.!?\u2026\u0964\u06d4\u061f]+[{_CLOSING}]*(?=\s|$|[{_UNSPACED}])|[\u3002\uff01\uff1f]+[{_CLOSING}]*|$)",
+    re.DOTALL,
+)
 _WIDE_CHARACTER = re.compile(f"[{_WIDE}]")
 _CLAUSE_END = re.compile(rf"(?:[,;:\u060c\u061b][{_CLOSING}]*\s|[\uff0c\u3001\uff1b\uff1a][{_CLOSING}]*)")
 _WORD_END = re.compile(rf"\s+|(?<=[{_UNSPACED}])(?=\w)")

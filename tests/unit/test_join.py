@@ -111,6 +111,7 @@ class TestSegments:
         [
             ("It costs 3.50 euros, Mr.Smith. Yes.", ["It costs 3.50 euros, Mr.Smith.", "Yes."]),
             ("你好。今天怎么样？很好！", ["你好。", "今天怎么样？", "很好！"]),
+            ("Is it open?上午两点叫我起床。Yes.", ["Is it open?", "上午两点叫我起床。", "Yes."]),
             ('He said "No." Then he left...', ['He said "No."', "Then he left..."]),
             ("no punctuation at all", ["no punctuation at all"]),
             ("  ", []),
