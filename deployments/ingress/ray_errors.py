@@ -10,6 +10,7 @@ from ray.exceptions import (
     OutOfMemoryError,
     RayActorError,
     RayTaskError,
+    TaskCancelledError,
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -19,6 +20,9 @@ from deployments.exceptions import ReplicaLost, ServiceError, ServiceUnavailable
 REPLICA_LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError, ReplicaLost)
 """What a call ends with when its replica went away: killed, by Ray for want of memory, or with its node and its answer;
 or when the replica itself knows that it will not transcribe any more."""
+
+CLIENT_LEFT = (TaskCancelledError,)
+"""What Serve's `receive` may end with while a body is read whose client has gone, in place of `http.disconnect`."""
 
 
 @contextmanager

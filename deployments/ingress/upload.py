@@ -7,9 +7,11 @@ import asyncio
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.exceptions import UploadTimeout, UploadTooLarge
+from deployments.ingress.ray_errors import CLIENT_LEFT
 
 LINGER_S = 5.0
 """Seconds for which the rest of a refused upload is read and thrown away (nginx: `lingering_close`)."""
@@ -139,7 +141,10 @@ class _LimitedUpload:
         raise UploadTooLarge(f"413: Maximum content size limit ({self._max_bytes}) exceeded ({size} bytes read)")
 
     async def _next_message(self) -> Message:
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except CLIENT_LEFT as error:
+            raise ClientDisconnect from error
         self._read += len(message.get("body", b""))
         self._all_read = not message.get("more_body", False)  # true of http.disconnect as well
         return message

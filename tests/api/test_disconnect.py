@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 
 import httpx
 import pytest
+from ray.exceptions import TaskCancelledError
 
 from deployments.ingress.api import create_app
 from deployments.transcription.transcriber import Transcriber
@@ -65,7 +66,16 @@ def of_utterances(recognizer: HangingRecognizer, **settings: float) -> Service:
 class Call:
     """A request on its way through the application, whose client may leave or stop sending."""
 
-    def __init__(self, service: Service, *, sends_all: bool = True, age: str = "0", **fields: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        *,
+        sends_all: bool = True,
+        age: str = "0",
+        gone: Exception | None = None,
+        **fields: str,
+    ) -> None:
+        self._gone = gone
         fields = {"model": MODEL, **fields}
         parts = [f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{fields[name]}\r\n' for name in fields]
         parts.append('--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nabc\r\n')
@@ -90,6 +100,8 @@ class Call:
         if self._request:
             return self._request.pop()
         await self.leave.wait()
+        if self._gone is not None:
+            raise self._gone
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Any) -> None:
@@ -127,6 +139,18 @@ async def test_all_utterances_of_who_is_cancelled_are_given_up(
     with pytest.raises(asyncio.CancelledError):
         await call.task
     assert recognizer.waiting == 0
+
+
+@pytest.mark.parametrize("gone", [None, TaskCancelledError(error_message="before it executes")], ids=["told", "raised"])
+async def test_who_leaves_in_the_middle_of_an_upload_is_no_error(
+    service: Service, gone: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where Serve's proxy has given the request up already, its `receive` raises."""
+    call = Call(service, sends_all=False, gone=gone)
+    call.leave.set()
+    await asyncio.wait_for(call.task, 5)
+    assert call.status == 499
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 async def test_hanging_up_a_real_connection(service: Service, recognizer: HangingRecognizer) -> None:
