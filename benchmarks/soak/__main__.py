@@ -10,8 +10,8 @@ rate, whether or not the service keeps up. An answer is right if it is word for 
 when nothing else ran, or at least close to what is said in it.
 
 No request may be lost: each must get its own right text, if need be by the SDK's retries, or the refusal that it
-deserves. No process may grow by more than 5 % (and 5 MB) after it has settled, both for itself and with what it shares,
-but by what Ray's agent is known to keep of each replica that was killed. Else this says so and exits with 1.
+deserves. No process may keep more than 5 % (or 5 MB) more of its own making after it has settled, but for what Ray's
+agent is known to keep of each replica that was killed. Else this says so and exits with 1.
 """
 
 import argparse

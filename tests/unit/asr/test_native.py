@@ -75,15 +75,21 @@ def test_no_library_is_none(tmp_path: Path) -> None:
     assert load_library(tmp_path) is None
 
 
-def runner_of(
-    folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
-) -> tuple[ModelRunner, list[Sequence]]:
-    """A runner over prompts that are read, of different lengths, each with a first token that is the same for all."""
+def empty_runner(
+    folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization
+) -> tuple[ModelRunner, Prompt]:
     checkpoint = load(str(folder), dtype=dtype, device=CPU)
     if packed:
         pack(checkpoint.model, quantization)
     prompt = Prompt(checkpoint.tokenizer)
-    runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
+    return ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256), prompt
+
+
+def runner_of(
+    folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
+) -> tuple[ModelRunner, list[Sequence]]:
+    """A runner over prompts that are read, of different lengths, each with a first token of its own."""
+    runner, prompt = empty_runner(folder, dtype, packed=packed, quantization=quantization)
     sequences = []
     for slot in range(ROWS):
         sequence = noise_sequence(runner, prompt, slot, seconds=1.0 + slot / 2)
@@ -183,11 +189,7 @@ def reader_of(
     folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
 ) -> tuple[ModelRunner, list[Sequence]]:
     """A runner and encoded rows that it has not read: of 194 tokens and fewer, and a block is 128."""
-    checkpoint = load(str(folder), dtype=dtype, device=CPU)
-    if packed:
-        pack(checkpoint.model, quantization)
-    prompt = Prompt(checkpoint.tokenizer)
-    runner = ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256)
+    runner, prompt = empty_runner(folder, dtype, packed=packed, quantization=quantization)
     sequences = [noise_sequence(runner, prompt, seed, seconds=14 - 0.8 * seed) for seed in range(ROWS)]
     runner.encode(sequences)
     return runner, sequences
