@@ -10,15 +10,15 @@ from deployments.transcription.utterance import Delta, Token
 class AnswerReader:
     """Turns the tokens of one answer into deltas, which join to exactly the text of the whole.
 
-    Nothing is told before the text begins; a character is told when its last byte is there, and a blank when more text
-    follows it.
+    Nothing is told before the text begins; a character is told when its last byte is there, a broken one never, and a
+    blank when more text follows it.
     """
 
     def __init__(self, prompt: Prompt, options: DecodingOptions):
         self._prompt = prompt
         self._with_tokens = options.logprobs
         self._in_text = options.language is not None
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")("ignore")
         self._told = ""
         self._held = ""
         """Blanks that are the end of the text unless something follows."""
@@ -41,7 +41,7 @@ class AnswerReader:
         return self._tell(text)
 
     def finish(self, text: str) -> Delta | None:
-        """Return what of the whole `text` was not told yet: a broken last character, or all if it never began."""
+        """Return what of the whole `text` was not told yet: all of it if it never began."""
         return self._tell(text[len(self._told) :])
 
     def _tell(self, text: str) -> Delta | None:

@@ -75,8 +75,8 @@ class Prompt:
         return 0
 
     def text_of(self, token_ids: list[int]) -> str:
-        """The text that tokens stand for, without blanks around it; broken characters become U+FFFD."""
-        return b"".join(map(self.token_bytes, token_ids)).decode(errors="replace").strip()
+        """The text that tokens stand for, without blanks around it, and without broken characters: nobody said them."""
+        return b"".join(map(self.token_bytes, token_ids)).decode(errors="ignore").strip()
 
     def token_bytes(self, token_id: int) -> bytes:
         """The UTF-8 that one token stands for: maybe a part of a character, nothing for a control token."""

@@ -16,7 +16,7 @@ from deployments.ingress.multipart import Form, array_name, quoted
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.languages import resolve_language
-from deployments.transcription.options import DecodingOptions
+from deployments.transcription.options import MAX_SEED, DecodingOptions
 from deployments.transcription.transcript import TranscriptWarning
 from deployments.transcription.words import WordTimes, check_alignable
 
@@ -34,7 +34,6 @@ MAX_URL_CHARS = 2048
 MAX_TEMPERATURE = 1.0
 MAX_NEW_TOKENS = 4096
 MAX_TOP_K = 1_000_000
-MAX_SEED = 2**63 - 1
 MIN_REPETITION_PENALTY = 0.1
 MAX_REPETITION_PENALTY = 2.0
 

@@ -60,17 +60,20 @@ def _verbose_json(result: Transcript, granularities: Container[Granularity]) -> 
         timed["words"] = [{"word": word.text, "start": word.start, "end": word.end} for word in result.words]
     return {
         "task": "transcribe",
-        # Whisper's lower-case English name. The contract wants a string; where nothing was said there is no language.
-        "language": (result.language or "").lower(),
+        "language": _whispers_name(result.language),
         "duration": result.duration,
         "text": result.text,
+        "languages": language_codes(result),
         **timed,
         "usage": _duration_usage(result),
     }
 
 
 def _segment(index: int, segment: Segment) -> dict:
-    """All ten keys, none of them null: typed SDKs require them. The model has no seek, tokens and no_speech_prob."""
+    """OpenAI's ten keys, none of them null: typed SDKs require them. The model has no seek, tokens and no_speech_prob.
+
+    `language` is ours: speakers may change it, and each piece of a recording is detected on its own.
+    """
     return {
         "id": index,
         "seek": 0,
@@ -82,7 +85,13 @@ def _segment(index: int, segment: Segment) -> dict:
         "avg_logprob": segment.avg_logprob if math.isfinite(segment.avg_logprob) else 0.0,
         "compression_ratio": compression_ratio(segment.text),
         "no_speech_prob": 0.0,
+        "language": _whispers_name(segment.language),
     }
+
+
+def _whispers_name(language: str | None) -> str:
+    """The English name in lower case. The contract wants a string; where nothing was said there is no language."""
+    return (language or "").lower()
 
 
 def compression_ratio(text: str) -> float:
@@ -133,9 +142,13 @@ def token_usage(result: Transcript) -> dict:
     }
 
 
-def warnings_list(warnings: Sequence[TranscriptWarning]) -> dict[str, list[dict[str, str]]]:
-    """The key `warnings`, absent where there are none."""
-    told = [{"code": warning.code, "message": warning.message} for warning in warnings]
+def warnings_list(warnings: Sequence[TranscriptWarning]) -> dict[str, list[dict]]:
+    """The key `warnings`, absent where there are none; with `start` and `end` where one is about a part."""
+    told: list[dict] = []
+    for warning in warnings:
+        told.append({"code": warning.code, "message": str(warning)})
+        if warning.span is not None:
+            told[-1] |= {"start": round(warning.span.start, 3), "end": round(warning.span.end, 3)}
     return {"warnings": told} if told else {}
 
 
@@ -145,7 +158,7 @@ def warnings_header(warnings: Sequence[TranscriptWarning]) -> Mapping[str, str]:
     It holds printable ASCII only: the rest is as in a Python literal.
     """
     lines = [
-        f"{warning.code}: {warning.message}".encode("unicode_escape").decode("ascii")[:_MAX_WARNING_CHARS]
+        f"{warning.code}: {warning}".encode("unicode_escape").decode("ascii")[:_MAX_WARNING_CHARS]
         for warning in warnings
     ]
     while sum(len(line) + 2 for line in lines) > _MAX_WARNINGS_HEADER_CHARS:

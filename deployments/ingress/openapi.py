@@ -9,7 +9,6 @@ from deployments.ingress.form import (
     MAX_NEW_TOKENS,
     MAX_PROMPT_CHARS,
     MAX_REPETITION_PENALTY,
-    MAX_SEED,
     MAX_TEMPERATURE,
     MAX_TOP_K,
     MAX_URL_CHARS,
@@ -21,6 +20,7 @@ from deployments.ingress.schemas import SCHEMAS
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.languages import CODE_TO_NAME
+from deployments.transcription.options import MAX_SEED
 
 Json = dict[str, Any]
 

@@ -55,6 +55,7 @@ SCHEMAS: Json = {
             "language": _STRING | {"description": "Lower-case English name; empty where nothing was said."},
             "duration": _NUMBER,
             "text": _STRING,
+            "languages": _list(_object({"code": _STRING})),
             "segments": _list(_reference("Segment"))
             | {"description": "Absent where only words were asked for and all have times."},
             "words": _list(_reference("Word")) | {"description": "Where they were asked for."},
@@ -67,6 +68,7 @@ SCHEMAS: Json = {
             "language": "english",
             "duration": 2.58,
             "text": "Turn on the light in the kitchen.",
+            "languages": [{"code": "en"}],
             "segments": [
                 {
                     "id": 0,
@@ -79,6 +81,7 @@ SCHEMAS: Json = {
                     "avg_logprob": -0.0621,
                     "compression_ratio": 0.9167,
                     "no_speech_prob": 0.0,
+                    "language": "english",
                 }
             ],
             "usage": {"type": "duration", "seconds": 3},
@@ -130,6 +133,7 @@ SCHEMAS: Json = {
             "avg_logprob": _NUMBER,
             "compression_ratio": _NUMBER,
             "no_speech_prob": _NUMBER,
+            "language": _STRING | {"description": "*Extension.* As that of the whole."},
         }
     ),
     "Word": _object(
@@ -157,7 +161,10 @@ SCHEMAS: Json = {
             "output_tokens": _COUNT,
         }
     ),
-    "Warning": _object({"code": _STRING, "message": _STRING}),
+    "Warning": _object(
+        {"code": _STRING, "message": _STRING, "start": _NUMBER, "end": _NUMBER}, optional=("start", "end")
+    )
+    | {"description": "*Extension.* With start and end, in seconds, where it is about a part of the recording."},
     "ServerVad": _object(
         {
             "type": _only("server_vad"),

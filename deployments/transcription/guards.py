@@ -12,6 +12,7 @@ from difflib import SequenceMatcher
 
 from deployments.audio.cutting import Piece, halve
 from deployments.audio.decode import for_model
+from deployments.audio.speech import Span
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning, WarningCode
@@ -193,10 +194,10 @@ class Guard:
         return again, True
 
     def _warning(self, code: WarningCode, piece: Piece, message: str) -> TranscriptWarning:
-        told = f"{message} (From {piece.start:.1f} s to {piece.end:.1f} s.)"
-        logger.warning("guard %s: %s", code, told)
+        warning = TranscriptWarning(code, message, Span(piece.start, piece.end))
+        logger.warning("guard %s: %s", code, warning)
         self._on_guard(code)
-        return TranscriptWarning(code, told)
+        return warning
 
 
 def is_looping(answer: Transcription, options: DecodingOptions) -> bool:

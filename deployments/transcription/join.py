@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from deployments.audio.speech import Span
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.segments import segments_of
-from deployments.transcription.transcript import Transcript, Usage
+from deployments.transcription.transcript import Transcript, TranscriptWarning, Usage, WarningCode
 from deployments.transcription.utterance import Token, Transcription
 
 # Scripts that are written without blanks, and full-width punctuation, which brings its own. Hangul has blanks.
@@ -57,9 +58,30 @@ def join_parts(heard: Sequence[Heard], *, duration: float, temperature: float, f
             text_tokens=sum(part.transcription.text_tokens for part in parts),
             output_tokens=sum(part.transcription.output_tokens for part in parts),
         ),
-        warnings=tuple(dict.fromkeys(warning for each in heard for warning in each.warnings)),
+        warnings=tuple(_merged(heard)),
         tokens=tokens,
     )
+
+
+def _merged(heard: Iterable[Heard]) -> list[TranscriptWarning]:
+    """The warnings of all pieces, in their order; what is told of several pieces in a row is told once."""
+    merged: list[TranscriptWarning] = []
+    before: dict[tuple[WarningCode, str], int] = {}
+    for each in heard:
+        here: dict[tuple[WarningCode, str], int] = {}
+        for warning in each.warnings:
+            kind = warning.code, warning.message
+            place = here.get(kind, before.get(kind))
+            if warning.span is None:
+                merged += [warning] if warning not in merged else []
+            elif place is None or (begun := merged[place].span) is None:
+                here[kind] = len(merged)
+                merged.append(warning)
+            else:
+                here[kind] = place
+                merged[place] = replace(warning, span=Span(begun.start, warning.span.end))
+        before = here
+    return merged
 
 
 def separated(tokens: Sequence[Token], separator: str) -> tuple[Token, ...]:

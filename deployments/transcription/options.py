@@ -1,6 +1,8 @@
 """How an utterance shall be decoded: what the caller asked for, validated and free of HTTP."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+MAX_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -32,3 +34,9 @@ class DecodingOptions:
     """Return the tokens of the text with their log probabilities."""
     loop_detection: bool = True
     """Stop an answer that goes round in circles, and ask again; False lets it go on until it ends."""
+
+    def of_utterance(self, number: int) -> "DecodingOptions":
+        """Those of the utterance of this number in a recording, from 0: else all would draw the same random numbers."""
+        if self.seed is None or number == 0:
+            return self
+        return replace(self, seed=(self.seed + number) % (MAX_SEED + 1))

@@ -17,7 +17,7 @@ from deployments.transcription.join import join_parts
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.telling import Telling, Turn
-from deployments.transcription.transcript import Transcript
+from deployments.transcription.transcript import Transcript, TranscriptWarning
 from deployments.transcription.utterance import Delta, Recognizer, Transcription, Waveform
 from deployments.transcription.words import Aligns, WordTimes
 
@@ -119,14 +119,15 @@ class Transcriber:
         window = asyncio.Semaphore(self._window)
         hearing: list[asyncio.Task[Heard]] = []
 
-        async def hear(piece: Piece, turn: Turn | None, *, is_first: bool) -> Heard:
+        async def hear(piece: Piece, turn: Turn | None, number: int) -> Heard:
+            own, is_first = options.of_utterance(number), number == 0
             try:
                 if turn is None:
-                    heard = await self._patiently(lambda: self._guard.hear(piece, options), is_first=is_first)
+                    heard = await self._patiently(lambda: self._guard.hear(piece, own), is_first=is_first)
                     return await self._patiently(
                         lambda: self._alignment.find_words(piece, heard, words), is_first=is_first
                     )
-                return await self._tell(piece, options, turn, is_first=is_first)
+                return await self._tell(piece, own, turn, is_first=is_first)
             finally:
                 window.release()
 
@@ -135,10 +136,10 @@ class Transcriber:
                 async for piece in pieces:
                     await window.acquire()
                     turn = telling.turn() if telling is not None else None
-                    hearing.append(group.create_task(hear(piece, turn, is_first=not hearing)))
+                    hearing.append(group.create_task(hear(piece, turn, len(hearing))))
         return await asyncio.to_thread(  # that of hours takes half a second
             join_parts,
-            [task.result() for task in hearing],
+            [task.result() for task in hearing] or [_nothing_heard(speech)],
             duration=cutter.duration,
             temperature=options.temperature,
             forced=options.language,
@@ -211,6 +212,17 @@ async def _pieces(recording: AsyncIterator[Waveform], cutter: Cutter) -> AsyncGe
             yield piece
     for piece in await asyncio.to_thread(cutter.finish):
         yield piece
+
+
+def _nothing_heard(speech: SpeechOptions) -> Heard:
+    """What is known of a recording in which nobody speaks: why that may not be so, where a caller asked for it."""
+    if speech.threshold <= SpeechOptions.threshold:
+        return Heard(())
+    message = (
+        f"Nothing in the recording is speech at a threshold of {speech.threshold:g}. If somebody speaks in it, send a "
+        f"lower one, or none for {SpeechOptions.threshold:g}."
+    )
+    return Heard((), (TranscriptWarning("no_speech_found", message),))
 
 
 @contextmanager

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from deployments.audio.speech import Span
 from deployments.transcription.utterance import Token
 from deployments.transcription.words import Word
 
 WarningCode = Literal[
+    "no_speech_found",
     "prompt_echo",
     "repetition",
     "speech_without_text",
@@ -37,6 +39,13 @@ class TranscriptWarning:
 
     code: WarningCode
     message: str
+    span: Span | None = None
+    """What it is about; None for all of the recording, or the request."""
+
+    def __str__(self) -> str:
+        if self.span is None:
+            return self.message
+        return f"{self.message} (From {self.span.start:.1f} s to {self.span.end:.1f} s.)"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai.types.audio import TranscriptionVerbose
 
+from deployments.audio.speech import Span
 from deployments.transcription.transcript import Segment, Transcript, TranscriptWarning, Usage
 from deployments.transcription.utterance import Token
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPT, Service
@@ -36,6 +37,15 @@ async def test_json_is_minified_utf_8(service: Service) -> None:
     )
 
 
+async def test_a_warning_about_a_part_says_where_it_is(service: Service) -> None:
+    warning = dataclasses.replace(WARNING, message="Nobody knows.", span=Span(1.5, 2.12345))
+    service.transcriber.answer = dataclasses.replace(TRANSCRIPT, warnings=(warning,))
+    response = await service.transcribe()
+    message = "Nobody knows. (From 1.5 s to 2.1 s.)"
+    assert response.json()["warnings"] == [{"code": warning.code, "message": message, "start": 1.5, "end": 2.123}]
+    assert response.headers["x-asr-warnings"] == f"{warning.code}: {message}"
+
+
 async def test_text(service: Service) -> None:
     response = await service.transcribe(response_format="text")
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
@@ -51,6 +61,7 @@ async def test_verbose_json(service: Service) -> None:
         "language": "english",
         "duration": 3.25,
         "text": "Hello there. 你好。",
+        "languages": [{"code": "en"}, {"code": "zh"}],
         "usage": {"type": "duration", "seconds": 4},
     }
     assert segments[1] == {
@@ -64,7 +75,9 @@ async def test_verbose_json(service: Service) -> None:
         "avg_logprob": -0.5,
         "compression_ratio": 9 / len(zlib.compress("你好。".encode())),
         "no_speech_prob": 0.0,
+        "language": "chinese",
     }
+    assert segments[0]["language"] == "english"
     assert [segment["id"] for segment in segments] == [0, 1]
 
 

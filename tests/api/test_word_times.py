@@ -45,6 +45,7 @@ async def test_words_alone(service: Service) -> None:
         "language": "english",
         "duration": 3.25,
         "text": "Hello there. 你好。",
+        "languages": [{"code": "en"}, {"code": "zh"}],
         "words": [
             {"word": "Hello", "start": 0.08, "end": 0.4},
             {"word": "there", "start": 0.4, "end": 1.2},

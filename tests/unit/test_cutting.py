@@ -151,8 +151,24 @@ def test_any_recording(lengths: list[float], limit_s: float, options: SpeechOpti
 
 
 def test_the_last_of_equally_quiet_places() -> None:
-    assert quietest(said(2)) == 2 * SAMPLE_RATE - 800
+    assert quietest(said(2)) == 2 * SAMPLE_RATE - 2400
     assert quietest(np.zeros(2, np.float32)) in (0, 1)
+
+
+def test_a_cut_is_in_the_middle_of_a_pause_and_not_at_its_end() -> None:
+    at = quietest(np.concatenate([said(3), silence(0.18), said(3)]))
+    assert at / SAMPLE_RATE == pytest.approx(3.09, abs=0.02)
+
+
+def test_a_short_pause_between_words_is_better_than_lips_that_close() -> None:
+    pause = 0.01 * said(0.18)  # not as silent as the closed lips, but longer
+    at = quietest(np.concatenate([said(1), silence(0.04), said(1), pause, said(1), silence(0.04), said(1)]))
+    assert at / SAMPLE_RATE == pytest.approx(2.13, abs=0.03)
+
+
+def test_a_soft_vowel_is_no_pause() -> None:
+    at = quietest(np.concatenate([said(1), 0.2 * said(0.4), said(1), silence(0.1), said(1)]))
+    assert at / SAMPLE_RATE == pytest.approx(2.45, abs=0.03)
 
 
 def test_halves_meet_in_the_longest_pause_of_the_middle() -> None:

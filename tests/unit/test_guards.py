@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.audio.speech import Span
 from deployments.transcription.guards import has_loop, is_echo, without_circle, without_loops
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
@@ -76,7 +77,7 @@ class TestLoops:
     async def test_of_one_piece_leave_the_others_alone(self) -> None:
         transcript = await transcribe(FakeRecognizer(self.say_with_one_loop), FOUR_PIECES)
         assert transcript.text == "Number 0. Number 1. Again. Number 3."
-        assert "From 48.7 s to 65.3 s." in transcript.warnings[0].message
+        assert "From 48.7 s to 65.3 s." in str(transcript.warnings[0])
 
     async def test_are_not_told_in_a_stream_for_ever(self) -> None:
         _, transcript = await stream(FakeRecognizer(lambda *_: answer(LOOP + " and on" * 200)), said(3))
@@ -197,8 +198,9 @@ class TestAnswersWithoutAnEnd:
         recognizer = FakeRecognizer(lambda number, _: answer(f"Part {number}", finish_reason="length"))
         transcript = await transcribe(recognizer, recorded(0, 4, 1, 4))
         assert transcript.text == "Part 1 Part 2"
-        codes = [warning.code for warning in transcript.warnings]
-        assert codes == ["utterance_cut", "token_budget_exhausted", "token_budget_exhausted"]
+        cut, exhausted = transcript.warnings
+        assert (cut.code, exhausted.code) == ("utterance_cut", "token_budget_exhausted")
+        assert exhausted.span == cut.span == Span(0.0, 9.0)
         assert len(recognizer.heard) == 3
 
     async def test_halves_are_checked_as_the_whole_was(self) -> None:

@@ -11,7 +11,7 @@ from deployments.audio.speech import Span
 from deployments.transcription.join import join_answers, join_parts, separator
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.segments import LONGEST_S, MAX_WIDTH, segments_of
-from deployments.transcription.transcript import Segment, TranscriptWarning
+from deployments.transcription.transcript import Segment, TranscriptWarning, WarningCode
 from deployments.transcription.utterance import Token
 from deployments.transcription.words import Word
 from tests.unit.test_transcriber import answer
@@ -79,6 +79,27 @@ class TestTranscripts:
             12,
         )
         assert transcript.warnings == (TranscriptWarning("repetition", "So it was."),)
+
+    def test_what_is_told_of_pieces_in_a_row_is_told_once(self) -> None:
+        def heard(*codes: WarningCode, start: float) -> Heard:
+            return Heard((), tuple(TranscriptWarning(code, "It was.", Span(start, start + 9)) for code in codes))
+
+        failed = TranscriptWarning("word_times_unavailable", "Some are estimates.")
+        pieces = [
+            heard("repetition", start=0),
+            heard("speech_without_text", "repetition", start=10),
+            heard("speech_without_text", start=20),
+            Heard((), (failed,)),
+            heard("speech_without_text", start=40),
+            Heard((), (failed,)),
+        ]
+        told = join_parts(pieces, duration=60.0, temperature=0.0, forced=None).warnings
+        assert [(warning.code, warning.span) for warning in told] == [
+            ("repetition", Span(0, 19)),
+            ("speech_without_text", Span(10, 29)),
+            ("word_times_unavailable", None),
+            ("speech_without_text", Span(40, 49)),
+        ]
 
     def test_a_forced_language_is_told_also_of_silence(self) -> None:
         assert join_parts([], duration=1.0, temperature=0.0, forced="English").language == "English"

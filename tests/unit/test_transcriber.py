@@ -9,7 +9,7 @@ import pytest
 
 from deployments.audio.speech import SpeechOptions
 from deployments.exceptions import EngineFailure, InvalidAudio, ReplicaLost, ServiceUnavailable
-from deployments.transcription.options import DecodingOptions
+from deployments.transcription.options import MAX_SEED, DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
 from deployments.transcription.utterance import Delta, Token, Transcription, Utterance, Waveform
@@ -150,6 +150,15 @@ class TestOneUtterance:
         assert recognizer.heard == []
         assert await stream(recognizer, silence(2)) == ([], transcript)
 
+    async def test_silence_by_a_high_threshold_is_told(self) -> None:
+        for threshold, codes in [(0.4, []), (0.5, []), (1.0, ["no_speech_found"])]:
+            speech = SpeechOptions(threshold=threshold)
+            transcript = await transcriber_of(FakeRecognizer()).transcribe(
+                blocks_of(silence(2)), DecodingOptions(language="English"), speech
+            )
+            assert (transcript.text, transcript.language) == ("", "English")
+            assert [warning.code for warning in transcript.warnings] == codes
+
     async def test_nothing_understood_is_no_segment(self) -> None:
         transcript = await transcribe(FakeRecognizer(lambda *_: answer("", language=None)), said(2))
         assert (transcript.text, transcript.language, transcript.segments) == ("", None, ())
@@ -183,6 +192,12 @@ class TestLongRecordings:
         starts = [round(segment.start) for segment in transcript.segments if segment.text == "Number"]
         assert starts == [1, 26, 49, 70]
         assert (transcript.usage.audio_tokens, transcript.usage.output_tokens) == (4 * 26, 4 * 4)
+
+    async def test_every_piece_has_random_numbers_of_its_own(self) -> None:
+        for seed, seeds in [(7, [7, 8, 9, 10]), (MAX_SEED, [MAX_SEED, 0, 1, 2]), (None, [None] * 4)]:
+            recognizer = FakeRecognizer()
+            await transcribe(recognizer, FOUR_PIECES, DecodingOptions(seed=seed), window=1)
+            assert [utterance.options.seed for utterance in recognizer.heard] == seeds
 
     async def test_in_order_also_where_the_first_is_the_last_to_end(self) -> None:
         recognizer = FakeRecognizer()

@@ -50,7 +50,15 @@ def test_whatever_tokens_the_model_writes(ids: list[int], language: str | None) 
 @given(st.lists(st.integers(0, len(TOKENIZER) - 1), max_size=40))
 def test_the_text_of_tokens_is_the_tokenizers(ids: list[int]) -> None:
     plain = [token for token in ids if token not in TOKENIZER.get_added_vocab().values()]
-    assert PROMPT.text_of(ids) == TOKENIZER.decode(plain, clean_up_tokenization_spaces=False).strip()
+    said = TOKENIZER.decode(plain, clean_up_tokenization_spaces=False).replace("\ufffd", "").strip()
+    assert PROMPT.text_of(ids) == said
+
+
+def test_broken_characters_are_not_told() -> None:
+    broken = TOKENIZER.encode("🙂", add_special_tokens=False)[:-1]
+    ids = [*TOKENIZER.encode("So", add_special_tokens=False), *broken, *TOKENIZER.encode(" it is.")]
+    assert PROMPT.text_of(ids) == "".join(delta.text for delta in _deltas(ids, "English")) == "So it is."
+    assert PROMPT.text_of(broken) == ""
 
 
 def test_a_character_is_told_when_it_is_whole() -> None:
@@ -98,7 +106,7 @@ def test_logprobs_are_those_of_the_text(engine: Engine, checkpoint: Checkpoint) 
     utterance = make_utterance(noise(2.0), language="English", max_new_tokens=12, logprobs=True)
     (answer,) = engine.transcribe([utterance])
     assert isinstance(answer, Transcription)
-    assert b"".join(token.data for token in answer.tokens).decode(errors="replace").strip() == answer.text
+    assert b"".join(token.data for token in answer.tokens).decode(errors="ignore").strip() == answer.text
     if len(answer.tokens) == answer.output_tokens:
         mean = sum(token.logprob for token in answer.tokens) / len(answer.tokens)
         assert mean == pytest.approx(answer.avg_logprob)
