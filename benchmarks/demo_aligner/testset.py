@@ -40,7 +40,14 @@ class TimedGroup:
 
 
 def build(sentences: int) -> Iterator[TimedGroup]:
-    """All groups, with `sentences` test sentences per language in the main one and a third of it in the others."""
+    """All groups, with `sentences` test sentences per language in the main one and a third of it in the others.
+
+    None is empty: with fewer sentences than twice the voices there may be none of two by one voice.
+    """
+    return (group for group in _groups(sentences) if group.items)
+
+
+def _groups(sentences: int) -> Iterator[TimedGroup]:
     for language in LANGUAGES:
         texts = grammar.sentences(language, "test", sentences, seed=2026)
         some = texts[: max(1, sentences // 3)]
@@ -83,11 +90,12 @@ def _noisy(item: TimedItem) -> TimedItem:
 
 
 def _paused(spoken: list[TimedItem], language: Language, count: int) -> Iterator[TimedItem]:
-    """Two sentences of one voice, with a longer pause between them than any in the training."""
+    """Two sentences of one voice, with a longer pause between them than any in the training, if one has two."""
     rng = random.Random(f"aligner paused/{language}")
     by_voice = {item.voice: [other for other in spoken if other.voice == item.voice] for item in spoken}
-    for _ in range(count):
-        first, second = rng.sample(by_voice[rng.choice(sorted(by_voice))], k=2)
+    choice = sorted(voice for voice, own in by_voice.items() if len(own) > 1)
+    for _ in range(count if choice else 0):
+        first, second = rng.sample(by_voice[rng.choice(choice)], k=2)
         pause = np.zeros(int(rng.uniform(1.0, 2.9) * SAMPLE_RATE), np.float32)
         begins_s = (first.waveform.size + pause.size) / SAMPLE_RATE
         yield TimedItem(

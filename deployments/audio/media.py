@@ -178,7 +178,7 @@ class _Decoding:
         if self._promise is not None:
             reached_s = max(self._decoded_s, self._passed_s(self._promise.clock))
             if self._promise.seconds - reached_s > TOLERANCE_S:
-                raise refusals.truncated(self._promise.seconds, reached_s)
+                raise refusals.truncated(self._promise.seconds if self._promise.is_stated else None, reached_s)
         elif self._broke_off and self._read_bytes > 0:
             unread = source.seek(0, os.SEEK_END) - self._read_bytes
             self._lost_s += self._decoded_s * unread / self._read_bytes

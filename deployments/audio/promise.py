@@ -31,6 +31,8 @@ class Promise:
     clock: Literal["samples", "track", "container"]
     """`samples`: the sound decoded. `track`: the track's last time stamp, as stamps may leave gaps where nothing was
     said (DTX). `container`: the last time stamp of any track, as the picture may be longer than the sound."""
+    is_stated: bool = True
+    """False where the file only says that more should follow: `seconds` is a little more than it has."""
 
 
 def read_promise(container: InputContainer, track: AudioStream, source: MeteredFile) -> Promise | None:
@@ -65,7 +67,9 @@ def _read_promise(container: InputContainer, track: AudioStream, source: Metered
         if kind in {"wav", "w64"} and not codec.name.startswith(_CONSTANT_RATE):
             return None
         promised, usable = _counted_bytes(kind, source)
-        return Promise(seconds * max(1.0, promised / usable), clock) if promised is not None else None
+        if promised is None:
+            return None
+        return Promise(seconds * max(1.0, promised / usable), clock, is_stated=kind != "ogg")
     if kind in _COUNTED_SAMPLES:
         is_placeholder = seconds * (codec.bit_rate or 0) / 8 >= wav.PLACEHOLDER_BYTES
         return Promise(seconds, clock) if not is_placeholder else None

@@ -48,8 +48,10 @@ def too_long(limit_s: float, *, duration_s: float | None = None) -> InvalidAudio
     return _invalid(f"audio duration {duration}is longer than {limit_s:g} seconds which is the maximum for this model")
 
 
-def truncated(promised_s: float, decoded_s: float) -> InvalidAudio:
-    """The header promises more sound than the file holds."""
+def truncated(promised_s: float | None, decoded_s: float) -> InvalidAudio:
+    """There should be more sound than the file holds: so much by its header, or None if that does not say."""
+    if promised_s is None:
+        return _invalid(f"The file is truncated: it breaks off after {decoded_s:.1f} seconds. Upload it again.")
     return _invalid(
         f"The file is truncated: its header promises {promised_s:.1f} seconds but only {decoded_s:.1f} could be "
         "decoded. Upload it again."

@@ -7,14 +7,17 @@ import numpy as np
 import pytest
 from transformers import Qwen3ASRProcessor
 
+from benchmarks.demo_aligner import testset
 from benchmarks.demo_aligner.batches import IGNORED, Batches, Mix, classes_of, shifted, token_start
 from benchmarks.demo_aligner.corpus import TimedCorpus
 from benchmarks.demo_aligner.espeak import Event, words
 from benchmarks.demo_aligner.model import build_processor
 from benchmarks.demo_aligner.said import Said, tighten, times_of, trim, words_of
 from benchmarks.demo_aligner.scoring import Score, errors_of
+from benchmarks.demo_aligner.testset import TimedItem
 from benchmarks.demo_checkpoint import grammar
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language
+from benchmarks.demo_checkpoint.voices import Voice
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +138,17 @@ def test_scores_count_known_times_only() -> None:
     assert errors == pytest.approx([0.08, 0.6])
     score = Score.of("some", "English", 1, errors)
     assert (score.times, score.mean_ms, score.within_100_ms_percent, score.beyond_500_ms_percent) == (2, 340, 50, 50)
+
+
+@pytest.mark.parametrize(("sentences", "voices"), [(1, 1), (3, 2)])
+def test_few_sentences_make_no_empty_groups(monkeypatch: pytest.MonkeyPatch, sentences: int, voices: int) -> None:
+    def speak(lines: list[tuple[Voice, str]], _: str) -> list[TimedItem]:
+        return [
+            TimedItem(np.ones(16_000, np.float32), text, voice.language, f"{number % voices}", [0.0, 1.0])
+            for number, (voice, text) in enumerate(lines)
+        ]
+
+    monkeypatch.setattr(testset, "_speak", speak)
+    groups = list(testset.build(sentences))
+    assert all(group.items for group in groups)
+    assert ("a pause of 1 to 2.9 s between two" in {group.name for group in groups}) == (sentences > voices)
