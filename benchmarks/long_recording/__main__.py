@@ -5,7 +5,8 @@
     python -m benchmarks.long_recording --minutes 1 10 --url http://127.0.0.1:8000/v1
 
 The first row is ten minutes of sentences, sent singly and eight at a time. The others are an hour in recordings of one
-length, sent one after the other: sixty of a minute, six of ten minutes, one of an hour. A word is lost where it is
+length, sent one after the other: sixty of a minute, six of ten minutes, one of an hour; and ten minutes whose sentences
+follow each other without pauses, so that most pieces begin and end within a sentence. A word is lost where it is
 missing from the answer, added where it is in it without having been said; words that were heard as others are in the
 error rate alone. What happens to a sentence in company only, not where it is sent alone, is printed, with the words
 around it. The model has to answer for it as well, but where the sentence was cut in two: that is counted as *at cuts*.
@@ -28,7 +29,7 @@ from benchmarks import machine, results
 from benchmarks.client import Client, Run, closed_loop, failures
 from benchmarks.long_recording.cuts import cut_sentences
 from benchmarks.long_recording.settings import SETTINGS, TIMEOUT_S
-from benchmarks.long_recording.speech import Recording, join, speak
+from benchmarks.long_recording.speech import UNPAUSED_S, Recording, join, speak
 from benchmarks.long_recording.words import Comparison, Habits, by_joining, compare, habits
 from benchmarks.results import Cell
 from benchmarks.service import Service, serving
@@ -110,7 +111,7 @@ def report(load: Load, prone: Habits, limit_s: float) -> tuple[list[Cell], list[
     return row, [f"{load.name}{', at a cut' if at_cut else ''}: {slip}" for slip, at_cut in joined]
 
 
-async def run(client: Client, service: Service | None, minutes: Sequence[float]) -> list[Load]:
+async def run(client: Client, service: Service | None, minutes: Sequence[float], unpaused: float) -> list[Load]:
     """All loads, one after the other; that of the single sentences is the first."""
     sentences = speak(SENTENCES)
     singles = [join([sentence], sentence.seconds, seed) for seed, sentence in enumerate(sentences)]
@@ -121,12 +122,15 @@ async def run(client: Client, service: Service | None, minutes: Sequence[float])
         recordings = [join(sentences, 60 * length, seed) for seed in range(count)]
         loads.append(await send(f"{count} of {length:g} min", recordings, client, service, 1))
         print(f"{loads[-1].name}: {loads[-1].run.took_s:.1f} s", flush=True)
+    if unpaused > 0:
+        unbroken = [join(sentences, 60 * unpaused, seed=0, pause_s=UNPAUSED_S)]
+        loads.append(await send(f"{unpaused:g} min without pauses", unbroken, client, service, 1))
     return loads
 
 
-async def _measure(url: str, service: Service | None, minutes: Sequence[float]) -> list[Load]:
+async def _measure(url: str, service: Service | None, minutes: Sequence[float], unpaused: float) -> list[Load]:
     async with Client(url, timeout_s=TIMEOUT_S) as client:
-        return await run(client, service, minutes)
+        return await run(client, service, minutes, unpaused)
 
 
 def main() -> None:
@@ -134,13 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", help="of a service that runs; by default one is started")
     parser.add_argument("--minutes", type=float, nargs="+", default=[1.0, 10.0, 60.0], help="lengths of the recordings")
+    parser.add_argument(
+        "--unpaused", type=float, default=10.0, metavar="MINUTES", help="of one more without pauses; 0 for none"
+    )
     parser.add_argument("--save", metavar="NAME", help="write the figures to benchmarks/results/NAME.json")
     arguments = parser.parse_args()
     print(machine.describe())
     with contextlib.nullcontext() if arguments.url else serving(SETTINGS) as service:
         url = f"{service.url}/v1" if service is not None else arguments.url
         limit_s = requests.get(f"{url}/models", timeout=10).json()["data"][0]["max_utterance_s"]
-        loads = asyncio.run(_measure(url, service, arguments.minutes))
+        loads = asyncio.run(_measure(url, service, arguments.minutes, arguments.unpaused))
     singly = loads[0]
     prone = habits(
         (recording.sentences[0].text, comparison)

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.client import Clip, Exchange, Run
-from benchmarks.long_recording import fairness, memory, replicas
+from benchmarks.long_recording import borders, fairness, memory, replicas
 from benchmarks.long_recording.cuts import cut_sentences
 from benchmarks.long_recording.speech import Sentence, join, write_mp3
 from benchmarks.long_recording.words import by_joining, compare, habits
@@ -150,3 +150,23 @@ def test_replicas_are_beside_the_first() -> None:
     two = replicas.Measured(600.0, 12.5, (8.0, 7.0), 3.0, ())
     assert one.row(one) == [1, 10.0, 20.0, 30.0, 1.0, "15.0", 3.0]
     assert two.row(one) == [2, 10.0, 12.5, 48.0, 1.6, "8.0 + 7.0", 3.0]
+
+
+class TestBorders:
+    def test_words_that_are_said_as_one_are_one(self) -> None:
+        assert borders.together([0.1, 0.3, 0.3, None, None, 0.9, 1.0, 1.2]) == [(0.1, 0.3), (0.3, 0.9), (1.0, 1.2)]
+
+    def test_a_border_is_inside_a_word_or_not(self) -> None:
+        speech = borders.Speech(np.zeros(4 * SAMPLE_RATE, np.float32), [(0.0, 1.0), (2.0, 3.0)])
+        assert borders.share_inside(speech, [0.5, 0.99, 1.5, 2.1], 0.02) == 0.5
+        assert borders.share_inside(speech, [0.5, 0.99, 1.5, 2.1], 0.2) == 0.25
+        assert borders.share_by_chance(speech, 0.25) == 0.25
+
+    def test_sentences_follow_each_other_with_their_words(self) -> None:
+        sentence = borders.Speech(np.ones(SAMPLE_RATE, np.float32), [(0.25, 0.75)])
+        speech = borders.joined([sentence], 10, None)
+        assert 10 <= len(speech.waveform) / SAMPLE_RATE < 11.2
+        assert len(speech.words) in (9, 10)
+        for start, end in speech.words:
+            assert end - start == 0.5
+            assert speech.waveform[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)].all()
