@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from deployments.transcription.join import separator
 from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
 from deployments.transcription.words import times_of
@@ -22,6 +23,9 @@ _SHORTEST_S = 0.001
 """A cue must take some time, also where the aligner heard none in its words."""
 READABLE_S = 5 / 6
 """It stays that long where nothing else is to be shown yet: 20 frames of a film, as Netflix wants it."""
+
+FLASH_S = 0.2
+"""Nobody reads what is shown for less: it is shown with the next cue, if both have room in one."""
 
 _WIDE_CHARACTER = re.compile(
     "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
@@ -63,11 +67,28 @@ def cues(segments: Iterable[Segment]) -> Iterator[Cue]:
     """Cut segments into cues, which do not overlap; a segment without text has none."""
     shown: Cue | None = None
     for cue in _spoken(segments):
-        if shown is not None:
-            yield replace(shown, end=max(shown.end, min(round(shown.start + READABLE_S, 3), cue.start)))
-        shown = cue
+        if shown is None:
+            shown = cue
+            continue
+        stays = replace(shown, end=max(shown.end, min(round(shown.start + READABLE_S, 3), cue.start)))
+        if stays.end - stays.start < FLASH_S and (both := _together(stays, cue)) is not None:
+            shown = both
+        else:
+            yield stays
+            shown = cue
     if shown is not None:
         yield shown  # as it was spoken, for after it the recording may end
+
+
+def _together(one: Cue, following: Cue) -> Cue | None:
+    """Both as one, where that is a cue."""
+    text = ""
+    for line in one.lines + following.lines:
+        text += separator(text, line) + line
+    atoms = _atoms(text)
+    if _count_fitting(atoms) < len(atoms) or following.end - one.start > LONGEST_S:
+        return None
+    return Cue(one.start, following.end, _wrap(atoms))
 
 
 def _spoken(segments: Iterable[Segment]) -> Iterator[Cue]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.ingress.subtitles import cues, to_srt, to_vtt
+from deployments.ingress.subtitles import Cue, cues, to_srt, to_vtt
 from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
 from deployments.transcription.words import Word
@@ -98,10 +98,19 @@ def test_no_word_is_shown_for_ever() -> None:
         assert (cue.start, cue.end) == (1.0, 8.0)
 
 
-def test_every_cue_takes_some_time_and_none_overlaps() -> None:
-    """An aligner may hear a word in no time at all; players refuse such cues."""
+def test_what_nobody_could_read_is_shown_with_what_follows() -> None:
+    """An aligner may hear a word in no time at all."""
     shown = list(cues([timed("So.", (1.0, 1.0)), timed("It is.", (1.0, 1.0), (1.0, 1.0)), timed("No.", (1.0, 1.5))]))
-    assert [(cue.start, cue.end) for cue in shown] == [(1.0, 1.001), (1.001, 1.002), (1.002, 1.5)]
+    assert shown == [Cue(1.0, 1.5, ("So. It is. No.",))]
+    shown = list(cues([timed("好。", (1.0, 1.1)), timed("是。", (1.1, 1.4))]))
+    assert shown == [Cue(1.0, 1.4, ("好。是。",))]
+
+
+def test_every_cue_takes_some_time_and_none_overlaps() -> None:
+    """Players refuse such cues; what follows has no room for one more word."""
+    full = timed("word " * 16, *[(1.0, 1.4)] * 16)
+    shown = list(cues([timed("So.", (1.0, 1.0)), full]))
+    assert [(cue.start, cue.end) for cue in shown] == [(1.0, 1.001), (1.001, 1.4)]
 
 
 def test_a_short_cue_stays_to_be_read_where_there_is_room() -> None:
