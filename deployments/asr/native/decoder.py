@@ -23,7 +23,7 @@ from deployments.asr.native.library import (
     PieceStructure,
     library,
 )
-from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight, preparing_threads
+from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight, scratch_rows
 from deployments.asr.onednn import round_up
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ class NativeDecoder:
     def _decode(self, embeddings: torch.Tensor, batch: BatchStructure, wanted: torch.Tensor) -> torch.Tensor:
         """One call for all layers."""
         tokens, threads = len(embeddings), torch.get_num_threads()
-        preparing = preparing_threads(tokens)
+        # In the last layer only the wanted tokens go on: they may be so few that they take more room than all did.
+        scratch = max(scratch_rows(tokens), scratch_rows(len(wanted)))
         logits = torch.empty(len(wanted), self._head.native.padded_outputs)
         projected, attended = torch.empty(tokens, self._projected), _narrow(tokens, self._attended)
         batch.projected, batch.attended = projected.data_ptr(), attended.data_ptr()
@@ -165,10 +166,10 @@ class NativeDecoder:
             "logits": logits,
             "residual": embeddings.float().contiguous().clone(),
             "projected": projected,
-            "normed": _narrow(preparing, tokens, self._hidden),
+            "normed": _narrow(scratch, self._hidden),
             "gated": _narrow(tokens, self._intermediate),
-            "rounded": torch.empty(preparing, tokens, self._widest, dtype=torch.uint8),
-            "row_scales": torch.empty(preparing, tokens),
+            "rounded": torch.empty(scratch, self._widest, dtype=torch.uint8),
+            "row_scales": torch.empty(scratch),
         }
         through = PassStructure(wanted_count=len(wanted), **_pointers(room))
         self._library.decode(byref(self._model), byref(batch), byref(through), threads)

@@ -72,11 +72,11 @@ class NativeLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
-        rows, preparing = len(inputs), preparing_threads(len(inputs))
+        rows, scratch = len(inputs), scratch_rows(len(inputs))
         inputs = inputs.bfloat16().contiguous()
         output = torch.empty(rows, self.native.padded_outputs)
-        rounded = torch.empty(preparing, rows, self.native.inputs, dtype=torch.uint8)
-        row_scales = torch.empty(preparing, rows)
+        rounded = torch.empty(scratch, self.native.inputs, dtype=torch.uint8)
+        row_scales = torch.empty(scratch)
         self._library.multiply_rows(
             byref(self.native.structure),
             inputs.data_ptr(),
@@ -91,9 +91,12 @@ class NativeLinear(nn.Module):
         return output[:, : self.native.outputs]
 
 
-def preparing_threads(rows: int) -> int:
-    """How many threads have room of their own for what they prepare of a product's inputs: see `Part` in products.h."""
-    return torch.get_num_threads() if rows <= GROUP else 1
+def scratch_rows(rows: int) -> int:
+    """Rows that there must be room for where inputs of a product are prepared: of few, each thread prepares all.
+
+    See `Part` in products.h.
+    """
+    return rows * torch.get_num_threads() if rows <= GROUP else rows
 
 
 def native_weight(linear: nn.Module) -> NativeWeight | None:

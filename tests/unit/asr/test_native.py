@@ -24,6 +24,8 @@ from deployments.asr.runner import ModelRunner
 from deployments.asr.sequence import Sequence
 
 CPU = torch.device("cpu")
+FENCE = 16_384
+"""Numbers behind a tensor that nobody may write."""
 ROWS = 17
 """Three groups of them, as the library multiplies them."""
 
@@ -267,6 +269,43 @@ def test_in_int8_a_prompt_is_the_same_in_any_company(odd_folder: Path, size: int
         assert torch.equal(torch.stack(found), together)
         reading.read = until
     assert torch.equal(last, expected)
+
+
+@needs_library
+@pytest.mark.parametrize("threads", [1, 2, 4, 32])
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@torch.inference_mode()
+def test_nothing_is_written_beside_the_room_for_it(
+    odd_folder: Path, monkeypatch: pytest.MonkeyPatch, threads: int, quantization: Quantization
+) -> None:
+    """Of a prompt only the last token goes on to the last layer's products, which each thread then prepares itself."""
+    runner, (*rows, reading) = reader_of(odd_folder, torch.bfloat16, packed=True, quantization=quantization)
+    rows = rows[:7]  # with it as many as are few
+    fences: list[torch.Tensor] = []
+
+    def fenced(*shape: int | tuple[int, ...], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        sizes = torch.Size(shape[0] if isinstance(shape[0], tuple) else shape)  # type: ignore[arg-type]
+        room = torch.full((sizes.numel() + FENCE,), 77, dtype=dtype)
+        fences.append(room[sizes.numel() :])
+        return room[: sizes.numel()].view(sizes)
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        runner.prefill(rows, first_slot=0)
+        for row in rows:
+            row.append(7, 0.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", fenced)
+            runner.prefill([reading], first_slot=len(rows))
+            for until in (8, len(reading.prompt_ids)):
+                runner.decode(rows, reading=reading, until=until)
+                reading.read = until
+            runner.decode(rows)
+    finally:
+        torch.set_num_threads(before)
+    assert fences
+    assert all((fence == 77).all() for fence in fences)
 
 
 @needs_library
