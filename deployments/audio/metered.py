@@ -33,10 +33,10 @@ class Allowance:
         self._heard = time.thread_time()
 
     def check(self) -> None:
-        """Raise if one of both is used up.
+        """Go on, if there is time left for the block and for the search.
 
         Raises:
-            InvalidAudio: that is so.
+            InvalidAudio: one of them has taken too long.
         """
         now = time.thread_time()
         if now - self._began > self._block_s or now - self._heard > self._search_s:

@@ -28,7 +28,7 @@ class Shortened:
     """Where something was left out, in seconds of the waveform as it is now, and how many seconds of it."""
 
     def original(self, start: float, end: float) -> tuple[float, float]:
-        """When something lasts in the waveform as it was that lasts from `start` to `end` in this one (seconds).
+        """Where the span from `start` to `end` of this waveform is in the one that it was made of (seconds).
 
         Nothing is said across a pause that was cut: it belongs to the side that its middle is on. Nothing is said
         before a cut at the very start, or after one at the very end.

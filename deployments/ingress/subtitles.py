@@ -11,32 +11,24 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from deployments.transcription.join import separator
+from deployments.transcription.scripts import CLOSING_QUOTES, LINE_WIDTH, UNSPACED, fitting, width
 from deployments.transcription.segments import LONGEST_S
 from deployments.transcription.transcript import Segment
 from deployments.transcription.words import times_of
-
-_NARROW, _WIDE = 10, 21
-LINE_WIDTH = 42 * _NARROW
-"""42 narrow characters, or 20 wide ones."""
 
 _SHORTEST_S = 0.001
 """A cue must take some time, also where the aligner heard none in its words."""
 READABLE_S = 5 / 6
 """It stays that long where nothing else is to be shown yet: 20 frames of a film, as Netflix wants it."""
-
 FLASH_S = 0.2
 """Nobody reads what is shown for less: it is shown with the next cue, if both have room in one."""
 
-_WIDE_CHARACTER = re.compile(
-    "[\u1100-\u115f\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\ufe30-\ufe4f\uff00-\uff60\uffe0-\uffe6\U00020000-\U0003fffd]"
-)
 _CLOSING = "\u3001\u3002\uff0c\uff0e\uff01\uff1f\uff1b\uff1a\u2026\u300d\u300f\u300b\u3009\u3011\uff09\u201d\u2019"
 # What a line may not be broken within: a word, or a character of a script that has no blanks, with the punctuation
 # that closes it. Korean is wide and has blanks.
-_UNSPACED = "\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\uff00-\uff60\U00020000-\U0003fffd"
-_ATOM = re.compile(rf"\s*(?:[{_UNSPACED}][{_CLOSING}]*|[^\s{_UNSPACED}]+[{_CLOSING}]*)")
-_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f\u2026\u0964\u06d4\u061f][\"'\u201d\u2019\u300d\u300f)\uff09]*$")
-_CLAUSE_END = re.compile(r"[,;:\uff0c\u3001\uff1b\uff1a\u060c\u061b][\"'\u201d\u2019\u300d\u300f)\uff09]*$")
+_ATOM = re.compile(rf"\s*(?:[{UNSPACED}][{_CLOSING}]*|[^\s{UNSPACED}]+[{_CLOSING}]*)")
+_SENTENCE_END = re.compile(rf"[.!?\u3002\uff01\uff1f\u2026\u0964\u06d4\u061f][{CLOSING_QUOTES}]*$")
+_CLAUSE_END = re.compile(rf"[,;:\uff0c\u3001\uff1b\uff1a\u060c\u061b][{CLOSING_QUOTES}]*$")
 
 
 @dataclass(frozen=True)
@@ -108,9 +100,9 @@ def _spoken(segments: Iterable[Segment]) -> Iterator[Cue]:
 def _shared_out(texts: Sequence[str], segment: Segment) -> Iterator[tuple[float, float]]:
     """The time of the segment, shared out by width."""
     start, shown = segment.start, 0
-    widths = [_width(text) for text in texts]
-    for width in widths:
-        shown += width
+    widths = [width(text) for text in texts]
+    for own in widths:
+        shown += own
         end = segment.start + (segment.end - segment.start) * (shown / sum(widths))
         yield start, end
         start = end
@@ -133,8 +125,8 @@ def _atoms(text: str) -> list[str]:
     for match in _ATOM.finditer(text):
         blank = " " if match[0][0].isspace() and atoms else ""
         word = match[0].strip()
-        while _width(word) > LINE_WIDTH:  # no blank in sight: Thai, or nothing a human says
-            cut = LINE_WIDTH // _WIDE if _WIDE_CHARACTER.search(word) else LINE_WIDTH // _NARROW
+        while width(word) > LINE_WIDTH:  # no blank in sight: Thai, or nothing a human says
+            cut = fitting(word)
             atoms.append(blank + word[:cut])
             blank, word = "", word[cut:]
         atoms.append(blank + word)
@@ -145,7 +137,7 @@ def _count_fitting(atoms: list[str]) -> int:
     """How many of the first atoms go into two lines."""
     line, lines = "", 1
     for index, atom in enumerate(atoms):
-        if _width((line + atom).strip()) <= LINE_WIDTH:
+        if width((line + atom).strip()) <= LINE_WIDTH:
             line += atom
         elif lines == 1:
             line, lines = atom, 2
@@ -166,21 +158,16 @@ def _best_cut(atoms: list[str]) -> int:
 def _wrap(atoms: list[str]) -> tuple[str, ...]:
     """One line if it fits, else two: of like width, rather with punctuation between them."""
     whole = "".join(atoms).strip()
-    if _width(whole) <= LINE_WIDTH:
+    if width(whole) <= LINE_WIDTH:
         return (whole,)
     pairs = [("".join(atoms[:cut]).strip(), "".join(atoms[cut:]).strip()) for cut in range(1, len(atoms))]
-    return min((pair for pair in pairs if max(map(_width, pair)) <= LINE_WIDTH), key=_ugliness)
+    return min((pair for pair in pairs if max(map(width, pair)) <= LINE_WIDTH), key=_ugliness)
 
 
 def _ugliness(pair: tuple[str, str]) -> int:
-    difference = abs(_width(pair[0]) - _width(pair[1]))
+    difference = abs(width(pair[0]) - width(pair[1]))
     at_punctuation = _SENTENCE_END.search(pair[0]) or _CLAUSE_END.search(pair[0])
     return difference - (LINE_WIDTH // 2 if at_punctuation else 0)
-
-
-def _width(text: str) -> int:
-    wide = len(_WIDE_CHARACTER.findall(text))
-    return wide * _WIDE + (len(text) - wide) * _NARROW
 
 
 def _lines(cue: Cue, write: Callable[[str], str]) -> str:

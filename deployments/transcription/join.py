@@ -6,13 +6,13 @@ from dataclasses import replace
 
 from deployments.audio.speech import Span
 from deployments.transcription.part import Heard, Part
+from deployments.transcription.scripts import UNSPACED
 from deployments.transcription.segments import segments_of
 from deployments.transcription.transcript import Transcript, TranscriptWarning, Usage, WarningCode
 from deployments.transcription.utterance import Token, Transcription
 
-# Scripts that are written without blanks, and full-width punctuation, which brings its own. Hangul has blanks.
-_UNSPACED = "\u2e80-\u312f\u3190-\u4dbf\u4e00-\u9fff\ua000-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd"
-_UNSPACED_CHARACTER = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_CHARACTER = re.compile(f"[{UNSPACED}]")
+# Full-width punctuation.
 _BRINGS_BLANK = re.compile("[\u3001\u3002\uff01-\uff0f\uff1a-\uff20]")
 
 

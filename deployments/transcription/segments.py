@@ -13,27 +13,25 @@ from itertools import accumulate, pairwise
 
 from deployments.audio.speech import Span
 from deployments.transcription.part import Part
+from deployments.transcription.scripts import CLOSING_QUOTES, LINE_WIDTH, UNSPACED, count_wide, width
 from deployments.transcription.transcript import Segment
 from deployments.transcription.words import times_of, words_in
 
 LONGEST_S = 7.0
 """A segment is at most as long as a subtitle is shown, unless it is a single word."""
-MAX_WIDTH = 84
-"""Characters of two lines of a subtitle; a wide one counts as two."""
+MAX_WIDTH = 2 * LINE_WIDTH
+"""Two lines of a subtitle."""
 
 _SNAP_S = 1.5
 """Seconds of speech that the estimated end of a sentence may be away from the pause that it ends in."""
 
-_CLOSING = "\"'\u201d\u2019\u300d\u300f)\uff09"
-_WIDE = "\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff\uff00-\uff60\U00020000-\U0003fffd"
-_UNSPACED = "\u2e80-\u312f\u3190-\ua4cf\uf900-\ufaff\uff01-\uff60\U00020000-\U0003fffd"
 _SENTENCE = re.compile(
-    rf".+?(?:[.!?\u2026\u0964\u06d4\u061f]+[{_CLOSING}]*(?=\s|$|[{_UNSPACED}])|[\u3002\uff01\uff1f]+[{_CLOSING}]*|$)",
+    rf".+?(?:[.!?\u2026\u0964\u06d4\u061f]+[{CLOSING_QUOTES}]*(?=\s|$|[{UNSPACED}])"
+    rf"|[\u3002\uff01\uff1f]+[{CLOSING_QUOTES}]*|$)",
     re.DOTALL,
 )
-_WIDE_CHARACTER = re.compile(f"[{_WIDE}]")
-_CLAUSE_END = re.compile(rf"(?:[,;:\u060c\u061b][{_CLOSING}]*\s|[\uff0c\u3001\uff1b\uff1a][{_CLOSING}]*)")
-_WORD_END = re.compile(rf"\s+|(?<=[{_UNSPACED}])(?=\w)")
+_CLAUSE_END = re.compile(rf"(?:[,;:\u060c\u061b][{CLOSING_QUOTES}]*\s|[\uff0c\u3001\uff1b\uff1a][{CLOSING_QUOTES}]*)")
+_WORD_END = re.compile(rf"\s+|(?<=[{UNSPACED}])(?=\w)")
 _WIDE_SAYS = 3  # letters that take as long to say as a character of Chinese
 
 
@@ -92,7 +90,7 @@ def _short(texts: list[str], times: Callable[[list[str]], list[Span]]) -> list[t
         spans = times(texts)
         shorter: list[str] = []
         for text, span in zip(texts, spans, strict=True):
-            is_long = span.end - span.start > LONGEST_S or _width(text) > MAX_WIDTH
+            is_long = span.end - span.start > LONGEST_S or width(text) > MAX_WIDTH
             shorter += _halves(text) if is_long else [text]
         if len(shorter) == len(texts):
             return list(zip(texts, spans, strict=True))
@@ -153,9 +151,4 @@ def _moment(after_s: float, speech: Sequence[Span], said: Sequence[float]) -> fl
 
 def _weight(text: str) -> float:
     """How long it takes to say, in letters."""
-    wide = len(_WIDE_CHARACTER.findall(text))
-    return max(1, sum(map(str.isalnum, text)) + (_WIDE_SAYS - 1) * wide)
-
-
-def _width(text: str) -> int:
-    return len(text) + len(_WIDE_CHARACTER.findall(text))
+    return max(1, sum(map(str.isalnum, text)) + (_WIDE_SAYS - 1) * count_wide(text))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deployments.audio.speech import Span
 from deployments.transcription.join import join_answers, join_parts, separator
 from deployments.transcription.part import Heard, Part
-from deployments.transcription.segments import LONGEST_S, MAX_WIDTH, segments_of
+from deployments.transcription.segments import LONGEST_S, segments_of
 from deployments.transcription.transcript import Segment, TranscriptWarning, WarningCode
 from deployments.transcription.utterance import Token
 from deployments.transcription.words import Word
@@ -152,7 +152,10 @@ class TestSegments:
         cut = segments("各位旅客您好我们的飞机即将降落请您回到座位上" * 3, (0, 20))
         assert len(cut) >= 3
         assert all(segment.end - segment.start <= LONGEST_S for segment in cut)
-        assert all(2 * len(segment.text) <= MAX_WIDTH for segment in cut)
+        assert all(len(segment.text) <= 40 for segment in cut), "two lines of a subtitle"
+
+    def test_what_two_lines_of_a_subtitle_do_not_hold_is_halved(self) -> None:
+        assert [len(segment.text) for segment in segments("各位旅客您好" * 7, (0, 6))] == [21, 21]
 
     def test_no_speech_was_found(self) -> None:
         assert timed("So.") == [(0.0, 30.0, "So.")]

@@ -207,8 +207,8 @@ static Scratch scratch_of(const Model *model, const Batch *batch) {
     };
 }
 
-/* Some tokens of a piece: `first` of them, and of the batch `token`, is the first. A few queries at a time, each token's heads
- * side by side, as rows of two products: with the keys, and with the values. */
+/* Attends for up to BLOCK tokens of a piece, from its token `first` on, which is the batch's token `token`. A few queries at a
+ * time, each token's heads side by side, as rows of two products: with the keys, and with the values. */
 static void attend_block(Head head, Piece piece, int64_t first, int64_t token, Scratch scratch) {
     const Model *model = head.model;
     int64_t size = model->head_dim, group = model->heads / model->key_heads, start = piece.start + first;
