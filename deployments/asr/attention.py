@@ -16,7 +16,7 @@ from deployments.asr.packed import Packed, attend_packed, flash_attention_serves
 
 
 @dataclass(frozen=True)
-class Piece:
+class PromptPiece:
     """The tokens `start..end` of a prompt whose earlier ones are in the cache."""
 
     slot: int
@@ -34,7 +34,7 @@ class Step:
         piece: of a prompt.
     """
 
-    def __init__(self, first_slot: int, positions: torch.Tensor, length: int, piece: Piece | None = None):
+    def __init__(self, first_slot: int, positions: torch.Tensor, length: int, piece: PromptPiece | None = None):
         self.rows = len(positions)
         self.slots = slice(first_slot, first_slot + self.rows)
         self.length = length

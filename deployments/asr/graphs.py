@@ -13,7 +13,7 @@ SHORTEST = 256
 """Tokens of the shortest length bucket; each next one is twice as long, up to a whole slot."""
 
 
-class Step(Protocol):
+class StepFunction(Protocol):
     """A decode step whose every kernel depends on the shapes alone."""
 
     def __call__(self, tokens: torch.Tensor, positions: torch.Tensor, first_slot: int, length: int) -> torch.Tensor: ...
@@ -26,7 +26,7 @@ class DecodeGraphs:
     device without graphs (a CPU, in tests) runs the padded step itself: the same shapes, the same results.
     """
 
-    def __init__(self, step: Step, *, slots: int, slot_tokens: int, device: torch.device):
+    def __init__(self, step: StepFunction, *, slots: int, slot_tokens: int, device: torch.device):
         self._step = step
         self._rows = doubling(1, slots)
         self._lengths = doubling(min(SHORTEST, slot_tokens), slot_tokens)

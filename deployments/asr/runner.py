@@ -6,7 +6,7 @@ from collections.abc import Sequence as Items
 
 import torch
 
-from deployments.asr.attention import Piece, Step
+from deployments.asr.attention import PromptPiece, Step
 from deployments.asr.cache import SlotCache
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.decoder import Decoder
@@ -124,7 +124,7 @@ class ModelRunner:
     def _prefill_in_c(self, native: NativeDecoder, sequences: Items[Sequence], first_slot: int) -> torch.Tensor:
         slots = range(first_slot, first_slot + len(sequences))
         pieces = [
-            Piece(slot, self.recall(sequence, slot), len(sequence.prompt_ids))
+            PromptPiece(slot, self.recall(sequence, slot), len(sequence.prompt_ids))
             for slot, sequence in zip(slots, sequences, strict=True)
         ]
         rest = [sequence.prompt[piece.start :] for sequence, piece in zip(sequences, pieces, strict=True)]
@@ -159,7 +159,7 @@ class ModelRunner:
         positions = torch.tensor([sequence.position for sequence in sequences], dtype=torch.long)
         length = max((sequence.position for sequence in sequences), default=0) + 1
         if reading is not None:
-            piece = Piece(first_slot + len(sequences), reading.read, until)
+            piece = PromptPiece(first_slot + len(sequences), reading.read, until)
             logits = self._step_reading(tokens, positions, first_slot, length, reading, piece)
             if until == len(reading.prompt_ids):
                 self._keep_beginning(reading, piece.slot)
@@ -183,7 +183,7 @@ class ModelRunner:
         first_slot: int,
         length: int,
         reading: Sequence,
-        piece: Piece,
+        piece: PromptPiece,
     ) -> torch.Tensor:
         """A decode step that takes a piece of a prompt along: its tokens share the pass over the weights."""
         if self._native is not None:

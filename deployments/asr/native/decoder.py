@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self, cast
 import torch
 from torch import nn
 
-from deployments.asr.attention import Piece
+from deployments.asr.attention import PromptPiece
 from deployments.asr.cache import SlotCache
 from deployments.asr.native.library import (
     BLOCK,
@@ -96,7 +96,7 @@ class NativeDecoder:
         return cls(decoder, head, slots) if are_native and isinstance(head, NativeLinear) else None
 
     def __call__(
-        self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int, pieces: Sequence[Piece] = ()
+        self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int, pieces: Sequence[PromptPiece] = ()
     ) -> torch.Tensor:
         """Advance the rows in the slots from `first_slot` on, and read pieces of prompts.
 
@@ -142,7 +142,7 @@ class NativeDecoder:
             "tiles": _narrow(threads, span, self._head_dim + _rounded_up(self._head_dim)),
         }
 
-    def _check(self, positions: torch.Tensor, first_slot: int, pieces: Sequence[Piece]) -> None:
+    def _check(self, positions: torch.Tensor, first_slot: int, pieces: Sequence[PromptPiece]) -> None:
         rows = len(positions)
         if not bool(((positions >= 0) & (positions < self._slot_tokens)).all()):
             raise IndexError(f"positions {positions.tolist()} in slots of {self._slot_tokens} tokens")

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.engine import noise_sequence
 from benchmarks.random_checkpoint import SHAPES, write_native
-from deployments.asr.attention import Piece
+from deployments.asr.attention import PromptPiece
 from deployments.asr.checkpoint import load
 from deployments.asr.linear import Quantization, _native_int8, pack
 from deployments.asr.native import decoder as decoder_module
@@ -180,11 +180,17 @@ def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
     for positions, first_slot in (([1, 256], 0), ([-1, 1], 0), ([1, 2], ROWS - 1), ([1, 2], -1)):
         with pytest.raises(IndexError):
             runner._native(embeddings, torch.tensor(positions), first_slot)
-    for piece in (Piece(0, 255, 257), Piece(0, -1, 1), Piece(ROWS, 0, 2), Piece(-1, 0, 2), Piece(0, 2, 2)):
+    for piece in (
+        PromptPiece(0, 255, 257),
+        PromptPiece(0, -1, 1),
+        PromptPiece(ROWS, 0, 2),
+        PromptPiece(-1, 0, 2),
+        PromptPiece(0, 2, 2),
+    ):
         with pytest.raises(IndexError):
             runner._native(embeddings, torch.empty(0), 0, [piece])
     with pytest.raises(IndexError):
-        runner._native(embeddings, torch.tensor([3]), 1, [Piece(1, 0, 1)])
+        runner._native(embeddings, torch.tensor([3]), 1, [PromptPiece(1, 0, 1)])
 
 
 def reader_of(
