@@ -16,6 +16,8 @@ import torch
 import torch.multiprocessing as mp
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
+from benchmarks.demo_aligner import corpus as timed
+from benchmarks.demo_aligner.corpus import TimedCorpus
 from benchmarks.demo_checkpoint import dev
 from benchmarks.demo_checkpoint.batches import Batch, Batches, Mix, Rows
 from benchmarks.demo_checkpoint.corpus import Corpus
@@ -26,7 +28,8 @@ from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.train import prepare
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
 
-MIX = Mix(long=0.5, joined=0.25, joined_from=0)  # a quarter of the utterances that are not long
+TIMED = WORK / "timed_corpus"
+MIX = Mix(long=0.5, butted=0.4, uneven=0.25, cut=0.3, joined=0.1, joined_from=0, single=0.5)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
     begin(WORK, rank, world)
     processor = AutoProcessor.from_pretrained(checkpoint)
     learner = Learner(checkpoint, recipe)
-    batches = Batches(Corpus(WORK / "corpus", "train"), processor, CtcUnits(), recipe.seconds, MIX)
+    batches = Batches(TimedCorpus(TIMED, "train"), processor, CtcUnits(), recipe.seconds, MIX)
     unheard = Corpus(WORK / "corpus", "dev")
     sentences, pieces = dev.sentences(unheard), dev.pieces(unheard)
     run(
@@ -119,6 +122,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors with bfloat16 instructions")
     arguments = parser.parse_args()
     prepare()
+    timed.build(TIMED)
     (WORK / "rendezvous").unlink(missing_ok=True)
     recipe = Recipe(steps=arguments.steps, bfloat16=arguments.bfloat16)
     mp.spawn(work, (arguments.workers, arguments.checkpoint, recipe), nprocs=arguments.workers)
