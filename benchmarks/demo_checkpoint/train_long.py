@@ -1,9 +1,12 @@
 """Train the demo checkpoint further: its text model learns to keep its place in utterances of up to 30 s.
 
+They are what the service cuts out of long recordings: with pauses or without, with louder and quieter sentences, of which
+the first and the last may be a part of one.
+
     python -m benchmarks.demo_checkpoint.train_long [--from deployments/checkpoints/demo]
 
-Needs the corpus of `train`, and speaks it if it is not there. State is kept in `.work/demo_checkpoint`, and a training
-that was stopped goes on where it was.
+Needs the corpus of `train`, and one whose words have times, and speaks them if they are not there. State is kept in
+`.work/demo_checkpoint`, and a training that was stopped goes on where it was.
 """
 
 import argparse
@@ -114,7 +117,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800, help="length of the whole training; may change on resume")
+    parser.add_argument("--steps", type=int, default=3000, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     parser.add_argument(
         "--from", type=Path, default=EXPORTED, dest="checkpoint", help="folder of the weights to begin with"
