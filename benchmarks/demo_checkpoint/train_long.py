@@ -1,7 +1,7 @@
 """Train the demo checkpoint further: its text model learns to keep its place in utterances of up to 30 s.
 
-They are what the service cuts out of long recordings: with pauses or without, with louder and quieter sentences, of which
-the first and the last may be a part of one.
+They are what the service cuts out of long recordings: with pauses or without, with louder and quieter sentences, of
+which the first and the last may be a part of one.
 
     python -m benchmarks.demo_checkpoint.train_long [--from deployments/checkpoints/demo]
 
