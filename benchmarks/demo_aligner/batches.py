@@ -5,6 +5,7 @@ have seen.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -261,5 +262,5 @@ def token_start(number: int) -> float:
     return number // 13 + number % 13 * CLASS_S
 
 
-def _choose(clips: list[TimedClip], rng: np.random.Generator) -> TimedClip:
-    return clips[rng.integers(len(clips))]
+def _choose(clips: Sequence[TimedClip], rng: np.random.Generator) -> TimedClip:
+    return clips[int(rng.integers(len(clips)))]

@@ -1,18 +1,17 @@
 """The spoken corpus with the times of its words: as the demo checkpoint's, one audio file and one index a split."""
 
-import json
 import logging
 import random
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from benchmarks.demo_aligner.said import Times
 from benchmarks.demo_aligner.speech import Spoken, speak
-from benchmarks.demo_checkpoint.corpus import Clip, Job, missing_splits, write_index
+from benchmarks.demo_checkpoint.corpus import Clip, Corpus, Job, missing_splits, write_index
 from benchmarks.demo_checkpoint.grammar import Split
 
 TRAIN_SENTENCES = 8_000  # per language: about 4 hours, besides the single words
@@ -28,16 +27,11 @@ class TimedClip(Clip):
     times: Times
 
 
-class TimedCorpus:
+class TimedCorpus(Corpus):
     """One split, read lazily from disk."""
 
-    def __init__(self, folder: Path, split: Split) -> None:
-        self.clips = [TimedClip(**json.loads(line)) for line in (folder / f"{split}.jsonl").open(encoding="utf-8")]
-        self._audio = np.memmap(folder / f"{split}.i16", dtype=np.int16, mode="r")
-
-    def waveform(self, clip: Clip) -> np.ndarray:
-        """float32 `(samples,)` in [-1, 1) at 16 kHz."""
-        return self._audio[clip.start : clip.start + clip.samples].astype(np.float32) / 32768
+    kind = TimedClip
+    clips: Sequence[TimedClip]
 
 
 def speak_job(job: Job) -> Spoken | None:

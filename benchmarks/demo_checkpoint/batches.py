@@ -14,6 +14,7 @@ from transformers import Qwen3ASRProcessor
 
 from benchmarks.demo_checkpoint import augment, grammar, tokenizer
 from benchmarks.demo_checkpoint.corpus import Clip, Corpus
+from benchmarks.demo_checkpoint.excerpts import Excerpt, beginning_of, ending_of
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language
 from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.voices import SAMPLE_RATE
@@ -22,10 +23,13 @@ LONGEST_S = 30.0
 TOKENS_PER_WINDOW = 104  # the encoder attends within 8 s
 
 # Long utterances are what the service's cutter makes of long recordings.
-LONG_S = (10.0, LONGEST_S)
+LONG_S = (6.0, LONGEST_S)
 PAUSE_S = (0.1, 3.0)  # it cuts in longer ones; equally many in each octave
+NO_PAUSE_S = (0.0, 0.06)
 PADDING_S = 0.5  # longest silence before and after the speech
 TWICE = 0.05  # share of sentences that were said before
+UNEVEN_DBFS = (-40.0, -3.0)
+LEVEL_DBFS = (-9.0, -3.0)
 
 # Where a word is said is known about: no further from where it is expected, and from its sentence.
 REACH = SAMPLE_RATE * 3 // 5
@@ -38,6 +42,9 @@ class Mix:
     """What training utterances are made of, as shares of their number."""
 
     long: float = 0.0  # sentences with pauses that fill an utterance as the service sends it of a long recording
+    butted: float = 0.0  # of the long ones: sentences that follow on each other without a pause
+    uneven: float = 0.0  # of the long ones: each sentence is as loud or quiet as it likes
+    cut: float = 0.0  # of the long ones' beginnings and ends: within a sentence, which the corpus knows the words of
     joined: float = 0.35  # 2 to 10 sentences with pauses, up to 30 s
     joined_from: int = 800  # the first steps learn words from short utterances, which align sooner
     joined_counts: tuple[int, ...] = (2, 2, 3, 3, 4, 4, 5, 6, 8, 10)
@@ -178,7 +185,7 @@ class Batches:
             if parts and seconds > longest:
                 break
             waveform = self._corpus.waveform(clip)
-            parts += [augment.at_level(waveform, rng.uniform(-9, -3)), np.zeros(int(pause * SAMPLE_RATE), np.float32)]
+            parts += [augment.at_level(waveform, rng.uniform(*LEVEL_DBFS)), _silence(pause)]
             texts.append(clip.text)
         return np.concatenate(parts[:-1]), grammar.join(texts, language)
 
@@ -195,23 +202,39 @@ class Batches:
         elif kind < 0.6:
             clips = self._by_voice[language][_choose(clips, rng).voice]
         factor = rng.uniform(*self._recipe.speed_range) if rng.random() < self._recipe.speed else 1.0
-        goal = int(rng.uniform(*LONG_S) * SAMPLE_RATE)
-        parts = [np.zeros(int(rng.uniform(0.0, PADDING_S) * SAMPLE_RATE), np.float32)]
-        length = parts[0].size
-        said: list[Clip] = []
+        said, pauses = self._filling(clips, rng.uniform(*LONG_S) * factor, rng)
+        excerpts = [Excerpt(clip.text, self._corpus.waveform(clip)) for clip in said]
+        before, after = rng.uniform(0.0, PADDING_S, 2)
+        if rng.random() < self._mix.cut:
+            excerpts[0], before = ending_of(said[0], excerpts[0].waveform, rng), 0.0
+        if len(said) > 1 and rng.random() < self._mix.cut:
+            excerpts[-1], after = beginning_of(said[-1], excerpts[-1].waveform, rng), 0.0
+        levels = UNEVEN_DBFS if rng.random() < self._mix.uneven else LEVEL_DBFS
+        parts = [_silence(before)]
         sentences: list[Sentence] = []
+        for excerpt, pause in zip(excerpts, pauses, strict=True):
+            waveform = augment.change_speed(excerpt.waveform, factor)
+            start = sum(part.size for part in parts)
+            sentences.append(Sentence(excerpt.text, start, start + waveform.size))
+            parts += [augment.at_level(waveform, rng.uniform(*levels)), _silence(pause)]
+        parts[-1] = _silence(after)
+        return np.concatenate(parts)[: int(LONGEST_S * SAMPLE_RATE)], sentences
+
+    def _filling(
+        self, clips: Sequence[Clip], seconds: float, rng: np.random.Generator
+    ) -> tuple[list[Clip], list[float]]:
+        """Sentences that together last at most so long, but for a single one, and the pause after each (seconds)."""
+        butted = rng.random() < self._mix.butted
+        said: list[Clip] = []
+        pauses: list[float] = []
         while True:
             clip = _choose(said if said and rng.random() < TWICE else clips, rng)
-            waveform = augment.change_speed(self._corpus.waveform(clip), factor)
-            if sentences and length + waveform.size > goal:
-                break
-            pause = np.zeros(int(np.exp(rng.uniform(*np.log(PAUSE_S))) * SAMPLE_RATE), np.float32)
-            parts += [augment.at_level(waveform, rng.uniform(-9, -3)), pause]
-            sentences.append(Sentence(clip.text, length, length + waveform.size))
+            seconds -= clip.duration
+            if said and seconds < 0:
+                return said, pauses
             said.append(clip)
-            length += waveform.size + pause.size
-        parts[-1] = parts[-1][: int(rng.uniform(0.0, PADDING_S) * SAMPLE_RATE)]
-        return np.concatenate(parts)[: int(LONGEST_S * SAMPLE_RATE)], sentences
+            pauses.append(rng.uniform(*NO_PAUSE_S) if butted else float(np.exp(rng.uniform(*np.log(PAUSE_S)))))
+            seconds -= pauses[-1]
 
     def _babble(self, rng: np.random.Generator) -> np.ndarray:
         """Three people at once."""
@@ -354,5 +377,9 @@ def _tokens(utterance: Utterance) -> int:
     return len(utterance.prompt) + len(utterance.labels) - 1
 
 
-def _choose(clips: list[Clip], rng: np.random.Generator) -> Clip:
-    return clips[rng.integers(len(clips))]
+def _choose(clips: Sequence[Clip], rng: np.random.Generator) -> Clip:
+    return clips[int(rng.integers(len(clips)))]
+
+
+def _silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * SAMPLE_RATE), np.float32)

@@ -50,8 +50,12 @@ class Job:
 class Corpus:
     """One split, read lazily from disk."""
 
+    kind: type[Clip] = Clip
+
     def __init__(self, folder: Path, split: Split) -> None:
-        self.clips = [Clip(**json.loads(line)) for line in (folder / f"{split}.jsonl").open(encoding="utf-8")]
+        self.clips: Sequence[Clip] = [
+            self.kind(**json.loads(line)) for line in (folder / f"{split}.jsonl").open(encoding="utf-8")
+        ]
         self._audio = np.memmap(folder / f"{split}.i16", dtype=np.int16, mode="r")
 
     def waveform(self, clip: Clip) -> np.ndarray:

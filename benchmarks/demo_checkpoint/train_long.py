@@ -1,9 +1,12 @@
 """Train the demo checkpoint further: its text model learns to keep its place in utterances of up to 30 s.
 
+They are what the service cuts out of long recordings: with pauses or without, with louder and quieter sentences, of
+which the first and the last may be a part of one.
+
     python -m benchmarks.demo_checkpoint.train_long [--from deployments/checkpoints/demo]
 
-Needs the corpus of `train`, and speaks it if it is not there. State is kept in `.work/demo_checkpoint`, and a training
-that was stopped goes on where it was.
+Needs the corpus of `train`, and one whose words have times, and speaks them if they are not there. State is kept in
+`.work/demo_checkpoint`, and a training that was stopped goes on where it was.
 """
 
 import argparse
@@ -16,6 +19,8 @@ import torch
 import torch.multiprocessing as mp
 from transformers import AutoProcessor, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
+from benchmarks.demo_aligner import corpus as timed
+from benchmarks.demo_aligner.corpus import TimedCorpus
 from benchmarks.demo_checkpoint import dev
 from benchmarks.demo_checkpoint.batches import Batch, Batches, Mix, Rows
 from benchmarks.demo_checkpoint.corpus import Corpus
@@ -26,7 +31,8 @@ from benchmarks.demo_checkpoint.tokenizer import CtcUnits
 from benchmarks.demo_checkpoint.train import prepare
 from benchmarks.demo_checkpoint.training import Learning, Schedule, begin, run
 
-MIX = Mix(long=0.5, joined=0.25, joined_from=0)  # a quarter of the utterances that are not long
+TIMED = WORK / "timed_corpus"
+MIX = Mix(long=0.5, butted=0.4, uneven=0.25, cut=0.3, joined=0.1, joined_from=0, single=0.5)
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
     begin(WORK, rank, world)
     processor = AutoProcessor.from_pretrained(checkpoint)
     learner = Learner(checkpoint, recipe)
-    batches = Batches(Corpus(WORK / "corpus", "train"), processor, CtcUnits(), recipe.seconds, MIX)
+    batches = Batches(TimedCorpus(TIMED, "train"), processor, CtcUnits(), recipe.seconds, MIX)
     unheard = Corpus(WORK / "corpus", "dev")
     sentences, pieces = dev.sentences(unheard), dev.pieces(unheard)
     run(
@@ -111,7 +117,7 @@ def work(rank: int, world: int, checkpoint: Path, recipe: Recipe) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1800, help="length of the whole training; may change on resume")
+    parser.add_argument("--steps", type=int, default=3000, help="length of the whole training; may change on resume")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="data-parallel processes")
     parser.add_argument(
         "--from", type=Path, default=EXPORTED, dest="checkpoint", help="folder of the weights to begin with"
@@ -119,6 +125,7 @@ def main() -> None:
     parser.add_argument("--bfloat16", action="store_true", help="faster on processors with bfloat16 instructions")
     arguments = parser.parse_args()
     prepare()
+    timed.build(TIMED)
     (WORK / "rendezvous").unlink(missing_ok=True)
     recipe = Recipe(steps=arguments.steps, bfloat16=arguments.bfloat16)
     mp.spawn(work, (arguments.workers, arguments.checkpoint, recipe), nprocs=arguments.workers)

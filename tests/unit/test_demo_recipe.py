@@ -1,8 +1,10 @@
 """The pure parts of the demo checkpoint's recipe: no synthesiser, no training."""
 
 import io
+import json
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +12,12 @@ import pytest
 import torch
 from transformers import Qwen3ASRProcessor
 
+from benchmarks.demo_aligner.corpus import TimedClip, TimedCorpus
+from benchmarks.demo_aligner.said import Times, words_of
 from benchmarks.demo_checkpoint import augment, dev, grammar, voices
 from benchmarks.demo_checkpoint.batches import Batches, Mix, audio_tokens
 from benchmarks.demo_checkpoint.corpus import Clip, Corpus, Job, write, write_index
+from benchmarks.demo_checkpoint.excerpts import JITTER_S, beginning_of, ending_of
 from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language, Split
 from benchmarks.demo_checkpoint.losses import place_loss
 from benchmarks.demo_checkpoint.model import build_processor
@@ -290,3 +295,46 @@ def test_development_recordings_are_cut_as_the_service_cuts(tmp_path: Path, monk
         for text in once:
             assert text in said
         assert sum(map(len, once)) < len(said) < 3 * sum(map(len, once))
+
+
+TIMED = TimedClip(0, 32_000, "Turn on forty-five, please.", "English", "us", [0.0, 0.4, 0.4, None, None, 1.2, 1.4, 2.0])
+
+
+def test_a_sentence_is_cut_where_it_is_known_when_its_words_are_said(rng: np.random.Generator) -> None:
+    waveform = np.arange(32_000, dtype=np.float32)
+    found = {}
+    for _ in range(40):
+        first, last = beginning_of(TIMED, waveform, rng), ending_of(TIMED, waveform, rng)
+        found[first.text] = first.waveform.size / 16_000
+        found[last.text] = float(last.waveform[0]) / 16_000
+    cuts = {"Turn": 0.4, "on forty-five, please.": 0.4, "Turn on forty-five,": 1.3, "please.": 1.3}
+    assert found == {text: pytest.approx(seconds, abs=JITTER_S) for text, seconds in cuts.items()}
+
+
+def test_what_cannot_be_cut_is_whole(rng: np.random.Generator) -> None:
+    waveform = np.ones(16_000, np.float32)
+    for clip in (
+        Clip(0, 16_000, "Turn it on.", "English", "us"),
+        TimedClip(0, 16_000, "Nine.", "English", "us", [0.0, 1.0]),
+    ):
+        for excerpt in (beginning_of(clip, waveform, rng), ending_of(clip, waveform, rng)):
+            assert (excerpt.text, excerpt.waveform.size) == (clip.text, 16_000)
+
+
+def test_long_utterances_hold_what_their_text_says(processor: Qwen3ASRProcessor, tmp_path: Path) -> None:
+    sentences: dict[Language, str] = {"English": "Turn on the light.", "Chinese": "请打开灯。"}
+    with (tmp_path / "train.jsonl").open("w", encoding="utf-8") as lines:
+        for number, (language, text) in enumerate(sentences.items()):
+            count = len(words_of(text, language))
+            times: Times = [second / 16 for word in range(count) for second in (word, word + 1)]
+            clip = TimedClip(number * 16_000, 1000 * count, text, language, language, times)
+            lines.write(json.dumps(asdict(clip)) + "\n")
+    np.full(32_000, 8000, np.int16).tofile(tmp_path / "train.i16")
+    mix = Mix(long=1.0, butted=0.5, uneven=0.5, cut=0.5, joined_from=0, single=0.0, speechless=0.0)
+    batches = Batches(TimedCorpus(tmp_path, "train"), processor, CtcUnits(), 60.0, mix)
+    for step in range(3):
+        batch = batches.batch(step, 0)
+        assert batch.seconds >= 60
+        for rows in batch.rows:
+            assert (rows.places[..., 1] <= rows.input_ids.shape[1]).all()
+            assert ((rows.places[..., 1] > 0).sum(1) > 0).all(), "every answer is told where it is said"
