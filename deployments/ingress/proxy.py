@@ -20,6 +20,7 @@ from deployments.ingress.malloc import return_freed_memory
 from deployments.ingress.replay import KeptBody, Room
 from deployments.ingress.request_age import AGE_HEADER
 from deployments.ingress.request_id import HEADER, safe_or_new
+from deployments.ingress.retelling import Retelling
 from deployments.ingress.stream import error_event
 
 logger = logging.getLogger("ray.serve.asr")
@@ -108,8 +109,8 @@ class _Answer:
         self._on_settled = on_settled
         self._told: list[bytes] = []
         """Events of a stream."""
-        self._again: list[bytes] = []
-        """Those that the next replica must tell before it tells anything new; the last comes first."""
+        self._again = Retelling()
+        """What the next replica must tell before it tells anything new."""
         self._ignored = False
         """Whether what still comes is of no use."""
         self.is_started = False
@@ -134,7 +135,7 @@ class _Answer:
 
     def begin_again(self) -> None:
         """Expect all of it from another replica."""
-        self._again = self._told[::-1]
+        self._again = Retelling(self._told)
 
     async def replace(self, error: Exception) -> None:
         """Answer with an error, in place of whatever may come."""
@@ -157,10 +158,13 @@ class _Answer:
     async def _go_on(self, message: Message) -> None:
         content, is_last = message.get("body", b""), not message.get("more_body", False)
         is_event = bool(content) and not content.startswith(COMMENT)
-        if self._again and (is_event or is_last):
-            if is_last or content != self._again.pop():
+        if self._again.is_due and (is_event or is_last):
+            new = None if is_last else self._again.new_in(content)
+            if new is None:
                 await self.give_up(_lost())
-            return
+            if not new:
+                return
+            content, message = new, {**message, "body": new}
         if is_event and not self.is_settled:
             self._told.append(content)
         if is_last:

@@ -102,13 +102,19 @@ class RemoteRecognizer:
 
     async def _stream_once(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         response = self._asr.options(stream=True).transcribe_stream.remote(utterance)
+        answer: Transcription | None = None
         try:
             with tracer.start_span("call"), own_errors():
                 async for item in response:
-                    yield cast(Delta | Transcription, item)
+                    if isinstance(item, Transcription):
+                        answer = item
+                        break
+                    yield cast(Delta, item)
         except (asyncio.CancelledError, GeneratorExit):
             response.cancel()
             raise
+        if answer is not None:
+            yield answer  # out here: who has it and leaves has nothing to cancel
 
 
 async def _without(

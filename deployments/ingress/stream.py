@@ -28,6 +28,8 @@ UNREAD_S = 30.0
 """Seconds for which a client may leave what is sent to it unread once the deadline has come."""
 _KEEP_ALIVE = b": keep-alive\n\n"
 _DONE = b"data: [DONE]\n\n"
+_DATA = b"data: "
+_DELTA = "transcript.text.delta"
 
 Items = AsyncGenerator[Delta | Transcript, None]
 
@@ -136,7 +138,7 @@ class EventStream(Response):
 
     def _event(self, item: Delta | Transcript) -> bytes:
         if isinstance(item, Delta):
-            return _frame({"type": "transcript.text.delta", "delta": item.text, **logprobs_of(item.tokens)})
+            return delta_event(item)
         return _frame(
             {
                 "type": "transcript.text.done",
@@ -147,6 +149,20 @@ class EventStream(Response):
                 **warnings_list((*self._warnings, *item.warnings)),
             }
         )
+
+
+def delta_event(delta: Delta) -> bytes:
+    """The event that goes on with the text."""
+    return _frame({"type": _DELTA, "delta": delta.text, **logprobs_of(delta.tokens)})
+
+
+def text_of_delta(event: bytes) -> str | None:
+    """What an event goes on with; None where it is no delta."""
+    try:
+        content = json.loads(event.removeprefix(_DATA))
+    except ValueError:  # `[DONE]` is no JSON
+        return None
+    return content["delta"] if isinstance(content, dict) and content.get("type") == _DELTA else None
 
 
 def error_event(request: Request, error: Exception) -> bytes:

@@ -6,7 +6,7 @@ counted by whoever observes.
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from difflib import SequenceMatcher
 
@@ -16,7 +16,7 @@ from deployments.audio.speech import Span
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning, WarningCode
-from deployments.transcription.utterance import Recognizer, Transcription, Utterance
+from deployments.transcription.utterance import Transcription, Utterance
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -89,15 +89,15 @@ def may_become_echo(text: str, prompt: str) -> bool:
 
 
 class Guard:
-    """Transcribes pieces with a recognizer, and checks what it answers.
+    """Has pieces transcribed, and checks what is answered.
 
     Args:
-        recognizer: transcribes one piece.
+        transcribe: transcribes one piece, as a `Recognizer` does.
         on_guard: is told what was done.
     """
 
-    def __init__(self, recognizer: Recognizer, on_guard: OnGuard = lambda _: None):
-        self._recognizer = recognizer
+    def __init__(self, transcribe: Callable[[Utterance], Awaitable[Transcription]], on_guard: OnGuard = lambda _: None):
+        self._transcribe = transcribe
         self._on_guard = on_guard
 
     async def hear(self, piece: Piece, options: DecodingOptions) -> Heard:
@@ -146,7 +146,7 @@ class Guard:
         return (self._warning("repetition", piece, "The model repeated itself; the text is cut short there."),)
 
     async def _ask(self, piece: Piece, options: DecodingOptions) -> Transcription:
-        return await self._recognizer.transcribe(utterance_of(piece, options))
+        return await self._transcribe(utterance_of(piece, options))
 
     async def _believed(
         self, piece: Piece, options: DecodingOptions, answer: Transcription

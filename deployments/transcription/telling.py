@@ -29,7 +29,8 @@ class Telling:
         while self._turns:
             turn = self._turns[0]
             for delta in turn.take():
-                between = separator(self._last_told, delta.text) if delta.text == turn.told else ""
+                between = "" if turn.has_begun else separator(self._last_told, delta.text)
+                turn.note(delta)
                 self._last_told = delta.text
                 self._tell(replace(delta, text=between + delta.text, tokens=separated(delta.tokens, between)))
             if not turn.is_over:
@@ -43,8 +44,10 @@ class Turn:
 
     _advance: Callable[[], None]
     _held: list[Delta] = field(default_factory=list)
+    has_begun: bool = False
+    """Whether something has been passed on, which cannot be taken back."""
     told: str = ""
-    """What has been passed on, and cannot be taken back."""
+    """What has been passed on."""
     tokens: tuple[Token, ...] = ()
     """What `told` is made of; empty unless the options ask for `logprobs`."""
     is_over: bool = False
@@ -54,24 +57,27 @@ class Turn:
         self._held += deltas
         self._advance()
 
-    def take(self) -> Iterable[Delta]:
-        """Yield what was not passed on yet; it is, then."""
-        while self._held:
-            delta = self._held.pop(0)
-            self.told += delta.text
-            self.tokens += delta.tokens
-            yield delta
+    def take(self) -> list[Delta]:
+        """Hand over what is to be passed on now."""
+        taken, self._held = self._held, []
+        return taken
+
+    def note(self, delta: Delta) -> None:
+        """Keep in mind that a delta is passed on."""
+        self.has_begun = True
+        self.told += delta.text
+        self.tokens += delta.tokens
 
     def take_back(self) -> bool:
         """Unsay everything, if nothing was passed on yet; whether that was so."""
-        if not self.told:
+        if not self.has_begun:
             self._held.clear()
-        return not self.told
+        return not self.has_begun
 
     def end(self, answers: Iterable[Transcription]) -> None:
         """End the turn. Where nothing was said yet, say all of `answers` first; else they are what was said."""
         text, tokens = join_answers(answers)
-        if text and not self.told and not self._held:
+        if text and not self.has_begun and not self._held:
             self._held.append(Delta(text, tokens))
         self.is_over = True
         self._advance()

@@ -18,7 +18,7 @@ from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.telling import Telling, Turn
 from deployments.transcription.transcript import Transcript, TranscriptWarning
-from deployments.transcription.utterance import Delta, Recognizer, Transcription, Waveform
+from deployments.transcription.utterance import Delta, Recognizer, Transcription, Utterance, Waveform
 from deployments.transcription.words import Aligns, WordTimes
 
 logger = logging.getLogger("ray.serve.asr")
@@ -54,7 +54,8 @@ class Transcriber:
         on_guard: OnGuard = lambda _: None,
     ):
         self._recognizer = recognizer
-        self._guard = Guard(recognizer, on_guard)
+        self._guard_at_once = Guard(recognizer.transcribe, on_guard)
+        self._guard_patiently = Guard(self._transcribe_patiently, on_guard)
         self._alignment = Alignment(aligner)
         self._max_utterance_s = max_utterance_s
         self._window = window
@@ -122,12 +123,12 @@ class Transcriber:
         async def hear(piece: Piece, turn: Turn | None, number: int) -> Heard:
             own, is_first = options.of_utterance(number), number == 0
             try:
-                if turn is None:
-                    heard = await self._patiently(lambda: self._guard.hear(piece, own), is_first=is_first)
-                    return await self._patiently(
-                        lambda: self._alignment.find_words(piece, heard, words), is_first=is_first
-                    )
-                return await self._tell(piece, own, turn, is_first=is_first)
+                if turn is not None:
+                    return await self._tell(piece, own, turn, is_first=is_first)
+                heard = await self._guard(is_first).hear(piece, own)
+                if is_first:
+                    return await self._alignment.find_words(piece, heard, words)
+                return await self._patiently(lambda: self._alignment.find_words(piece, heard, words))
             finally:
                 window.release()
 
@@ -145,19 +146,28 @@ class Transcriber:
             forced=options.language,
         )
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Heard]], *, is_first: bool) -> Heard:
+    def _guard(self, is_first: bool) -> Guard:
+        """The guard of a piece: each question about a further one waits for its place.
+
+        The first piece is refused at once, so that callers learn soon that the service is full.
+        """
+        return self._guard_at_once if is_first else self._guard_patiently
+
+    async def _transcribe_patiently(self, utterance: Utterance) -> Transcription:
+        return await self._patiently(lambda: self._recognizer.transcribe(utterance))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Item]]) -> Item:
         """Ask again where there is no place for a piece now: what was heard of its recording shall not be lost.
 
-        The first piece is refused at once, so that callers learn soon that the service is full. The others wait until
-        there is a place, or until the caller gives up, which a request does at its deadline. A piece that replicas die
-        of is not asked for again: it may be to blame.
+        It waits until there is a place, or until the caller gives up, which a request does at its deadline. A piece
+        that replicas die of is not asked for again: it may be to blame.
         """
         while True:
             try:
                 return await ask()
+            except ReplicaLost:
+                raise
             except ServiceUnavailable as error:
-                if is_first or isinstance(error, ReplicaLost):
-                    raise
                 await self._wait_for_a_place(error)
 
     async def _wait_for_a_place(self, refusal: ServiceUnavailable) -> None:
@@ -167,21 +177,22 @@ class Transcriber:
 
     async def _tell(self, piece: Piece, options: DecodingOptions, turn: Turn, *, is_first: bool) -> Heard:
         """Transcribe one piece and say in its turn what it says; what was told stands, whatever turns out later."""
+        guard = self._guard(is_first)
         try:
             answer, has_stopped = await self._say(piece, options, turn)
         except ServiceUnavailable as error:
             if is_first or isinstance(error, ReplicaLost) or not turn.take_back():
                 raise
             await self._wait_for_a_place(error)
-            heard = await self._patiently(lambda: self._guard.hear(piece, options), is_first=False)
+            heard = await guard.hear(piece, options)
         else:
             if turn.take_back():
-                heard = await self._guard.check(piece, options, answer)
+                heard = await guard.check(piece, options, answer)
             elif has_stopped or is_looping(answer, options):
                 kept = replace(answer, text=turn.told, tokens=turn.tokens, finish_reason="stop")
-                heard = Heard((Part.of(piece, kept),), self._guard.stopped(piece))
+                heard = Heard((Part.of(piece, kept),), guard.stopped(piece))
             else:
-                heard = Heard((Part.of(piece, answer),), self._guard.doubts(piece, answer))
+                heard = Heard((Part.of(piece, answer),), guard.doubts(piece, answer))
         turn.end(part.transcription for part in heard.parts)
         return heard
 

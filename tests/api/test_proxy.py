@@ -219,6 +219,89 @@ async def test_or_ends_with_an_error_that_clients_understand(next_one: str) -> N
     assert json.loads(last)["error"]["code"] == "server_is_overloaded"
 
 
+DONE = '{"type":"transcript.text.done","text":"onetwothree"}'
+
+
+def _deltas(*texts: str, logprob: float | None = None) -> str:
+    """The fate of telling a text in such deltas; with a logprob for each, if given."""
+    events: list[str] = []
+    for text in texts:
+        delta = {"type": "transcript.text.delta", "delta": text}
+        logprobs = [{"token": text, "logprob": logprob, "bytes": list(text.encode())}]
+        events.append(json.dumps(delta | ({} if logprob is None else {"logprobs": logprobs}), separators=(",", ":")))
+    return " ".join(["tell", *events])
+
+
+def _ending(fate: str) -> str:
+    return f"{fate} {DONE} [DONE] ."
+
+
+def _told(response: httpx.Response) -> list[str]:
+    *events, done, last = _events(response)
+    assert (done, last) == (DONE, "[DONE]")
+    return [json.loads(event)["delta"] for event in events]
+
+
+@pytest.mark.parametrize(
+    ("told", "again", "deltas"),
+    [
+        (["one", "two"], ["onetwo", "three"], ["one", "two", "three"]),
+        (["one", "two"], ["onetwothree"], ["one", "two", "three"]),
+        (["onetwo"], ["one", "two", "three"], ["onetwo", "three"]),
+        (["one", "two"], ["on", "e", "twoth", "ree"], ["one", "two", "th", "ree"]),
+        ([], ["onetwo", "three"], ["onetwo", "three"]),
+        (["onetwothree"], ["one", "two", "three"], ["onetwothree"]),
+    ],
+)
+async def test_the_next_replica_may_tell_the_same_text_in_other_events(
+    told: list[str], again: list[str], deltas: list[str]
+) -> None:
+    """How a text is divided depends on when each of its pieces is ready."""
+    response = await request(Replicas(_deltas(*told), _ending(_deltas(*again))), content=_upload())
+    assert _told(response) == deltas
+
+
+async def test_and_its_other_logprobs_do_not_matter() -> None:
+    """Sums round differently in other company; the delta that is told in part has none that are its own."""
+    first, second = _deltas("one", "two", logprob=-0.5), _deltas("one", "twoth", "ree", logprob=-0.25)
+    response = await request(Replicas(first, _ending(second)), content=_upload())
+    assert _told(response) == ["one", "two", "th", "ree"]
+    logprobs = [json.loads(event).get("logprobs") for event in _events(response)[:4]]
+    assert [tokens and tokens[0]["logprob"] for tokens in logprobs] == [-0.5, -0.5, None, -0.25]
+
+
+async def test_a_stream_whose_text_is_whole_ends_with_the_next_replica() -> None:
+    fate = f"{_deltas('one', 'two', 'three')} {DONE}"
+    response = await request(Replicas(fate, _ending(_deltas("onetwothree"))), content=_upload())
+    assert _told(response) == ["one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "next_one",
+    [
+        _ending(_deltas("one", "four")),
+        _ending(_deltas("on", "two")),
+        _ending(_deltas("onetw")),
+        _ending(_deltas("onefourandmore")),
+        f'{_deltas("one")} {{"error":{{}}}} .',
+        f"{_deltas('onetw')} .",
+    ],
+)
+async def test_but_no_other_text(next_one: str) -> None:
+    response = await request(Replicas(_deltas("one", "two"), next_one), content=_upload())
+    *told, last = _events(response)
+    assert [json.loads(event)["delta"] for event in told] == ["one", "two"]
+    assert json.loads(last)["error"]["code"] == "server_is_overloaded"
+
+
+@pytest.mark.parametrize("again", [["onetwothree", "four"], ["onetwothreefour"], ["onetwo"]])
+async def test_nor_more_or_less_of_it_where_it_was_whole(again: list[str]) -> None:
+    response = await request(Replicas(f"{_deltas('onetwothree')} {DONE}", _ending(_deltas(*again))), content=_upload())
+    told, done, last = _events(response)
+    assert (json.loads(told)["delta"], done) == ("onetwothree", DONE)
+    assert json.loads(last)["error"]["code"] == "server_is_overloaded"
+
+
 async def test_the_error_comes_at_once_where_the_next_replica_says_something_else() -> None:
     """Nobody waits for the rest of what will not be passed on."""
     never, sent = asyncio.Event(), asyncio.Event()

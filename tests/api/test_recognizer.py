@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.exceptions import EngineFailure, ReplicaLost, ServiceError, ServiceUnavailable, TooManyRequests
+from deployments.ingress import remote_recognizer
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.utterance import Delta, Transcription, Utterance
 
@@ -240,3 +244,23 @@ async def test_leaving_early_frees_the_place_in_the_engine(leave: Callable[[Hand
     handle = Handle([Delta("Hi"), "hang"])
     await leave(handle)
     assert handle.responses[0].cancelled
+
+
+@pytest.mark.parametrize("answers", [[[Delta("Hi"), END, "hang"]], [[ActorDiedError()], [Delta("Hi"), END, "hang"]]])
+async def test_who_leaves_with_the_answer_cancels_nothing(answers: list[list[Any]]) -> None:
+    handle = Handle(*answers)
+    items = RemoteRecognizer(handle).stream(UTTERANCE)
+    assert [await anext(items), await anext(items)] == [Delta("Hi"), END]
+    await items.aclose()
+    assert not any(response.cancelled for response in handle.responses)
+
+
+async def test_nor_is_that_a_failure_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    monkeypatch.setattr(remote_recognizer, "tracer", provider.get_tracer("test"))
+    items = RemoteRecognizer(Handle([Delta("Hi"), END])).stream(UTTERANCE)
+    assert [await anext(items), await anext(items)] == [Delta("Hi"), END]
+    await items.aclose()
+    assert [(span.name, span.status.is_ok) for span in spans.get_finished_spans()] == [("call", True)]

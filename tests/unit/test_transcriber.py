@@ -331,6 +331,66 @@ class TestLongRecordings:
         assert len(killed) == 2
 
 
+class TestSecondQuestions:
+    """What cannot be believed is asked again, for which there may be no place either."""
+
+    OPTIONS = DecodingOptions(prompt="Ada Lovelace")
+    DOUBTFUL = (answer("on and " * 30), answer("It goes on", finish_reason="length"), answer("Ada Lovelace"))
+
+    def recognizer(self, doubtful: Transcription, piece: int, *refusals: ServiceUnavailable) -> FakeRecognizer:
+        """Doubtful is what it hears in one of four pieces; asked again it refuses first.
+
+        The first piece says nothing before that, so that nothing of a further one is told.
+        """
+        left, asked_again = list(refusals), asyncio.Event()
+
+        def say(_: int, heard: Utterance) -> Transcription | Exception:
+            if self.is_second(heard):
+                asked_again.set()
+                return left.pop(0) if left else answer("Again.")
+            return doubtful if number_of(heard) == piece else answer(f"Number {number_of(heard)}.")
+
+        recognizer = FakeRecognizer(say)
+        if piece > 0:
+            recognizer.may_speak[0] = asked_again
+        return recognizer
+
+    def is_second(self, heard: Utterance) -> bool:
+        is_whole = abs(heard.duration - (20.6 - 2 * number_of(heard))) < 0.1
+        return heard.options != self.OPTIONS or not is_whole
+
+    async def hear(self, recognizer: FakeRecognizer, streamed: bool) -> Transcript:
+        if streamed:
+            return (await stream(recognizer, FOUR_PIECES, self.OPTIONS))[1]
+        return await transcribe(recognizer, FOUR_PIECES, self.OPTIONS)
+
+    @pytest.mark.parametrize("doubtful", DOUBTFUL, ids=["loop", "no end", "echo"])
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_wait_for_a_place_as_first_ones_do(self, doubtful: Transcription, streamed: bool) -> None:
+        refusal = ServiceUnavailable("Full.", retry_after_s=0)
+        recognizer = self.recognizer(doubtful, 1, refusal, refusal)
+        transcript = await self.hear(recognizer, streamed)
+        halves = doubtful.finish_reason == "length"
+        assert transcript.text == f"Number 0. {'Again. Again.' if halves else 'Again.'} Number 2. Number 3."
+        assert len(transcript.warnings) == 1
+        assert sum(map(self.is_second, recognizer.heard)) == (4 if halves else 3)
+        assert len(recognizer.heard) == (8 if halves else 7), "no first question is asked again"
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_are_refused_at_once_where_replicas_die_of_them(self, streamed: bool) -> None:
+        recognizer = self.recognizer(self.DOUBTFUL[0], 1, ReplicaLost("Restarting."))
+        with pytest.raises(ReplicaLost):
+            await self.hear(recognizer, streamed)
+        assert sum(map(self.is_second, recognizer.heard)) == 1
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    async def test_are_refused_at_once_in_the_first_piece(self, streamed: bool) -> None:
+        recognizer = self.recognizer(self.DOUBTFUL[2], 0, ServiceUnavailable("Full.", retry_after_s=0))
+        with pytest.raises(ServiceUnavailable):
+            await self.hear(recognizer, streamed)
+        assert sum(map(self.is_second, recognizer.heard)) == 1
+
+
 class TestStreams:
     async def test_deltas_come_in_order(self) -> None:
         deltas, transcript = await stream(FakeRecognizer(), FOUR_PIECES)
