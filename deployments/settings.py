@@ -172,8 +172,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         default=(),
         description="Keys that clients must send, as `key` or `name:key` (the name is for the logs), separated by "
-        "commas. A secret: from the environment only, as `ASR_API_KEYS` or `API_KEYS`. Without any key the service is "
-        "open to everybody who reaches it.",
+        "commas. A secret: from the environment only, as `ASR_API_KEYS`, `API_KEYS` or both. Without any key the "
+        "service is open to everybody who reaches it.",
     )
     api_keys_file: Path | None = Field(
         default=None,
@@ -201,7 +201,9 @@ class Settings(BaseSettings):
             keys = parse_api_keys(values.get("api_keys", ""))
         except ValueError as error:
             raise ValueError(f"api_keys: {error}") from None
-        if file := values.get("api_keys_file"):
+        if (file := values.get("api_keys_file")) is not None:
+            if file == "":  # a placeholder that nobody filled in must not open the service
+                raise ValueError("api_keys_file is empty: name a file, or leave it out")
             keys += read_api_keys(Path(file))
         return values | {"api_keys": keys}
 
@@ -268,9 +270,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment first: it is the operator at this machine, the file is everybody's default.
 
-        Keys come from the environment alone; `API_KEYS` is what other services call them.
+        Keys come from the environment alone; `API_KEYS` is what other services call them. Those under either name
+        count, so that neither hides the other's.
         """
         if "api_keys" in init_settings():
             raise ValueError("api_keys is a secret: set ASR_API_KEYS in the environment, or api_keys_file")
-        plain_name = InitSettingsSource(settings_cls, {"api_keys": os.environ.get("API_KEYS", "")})
-        return env_settings, plain_name, init_settings
+        under_both_names = f"{env_settings().get('api_keys', '')}\n{os.environ.get('API_KEYS', '')}"
+        keys = InitSettingsSource(settings_cls, {"api_keys": under_both_names})
+        return keys, env_settings, init_settings
