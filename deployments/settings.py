@@ -32,6 +32,11 @@ LONGEST_ALIGNED_S = 180.0
 """Seconds that a released forced aligner takes in one go; the released package cuts longer recordings."""
 MAX_AUTO_SLOTS = {"cpu": 16, "cuda": 256}
 """`slots` where it is `auto` and there is memory enough."""
+_SERVICE_LINK = re.compile(
+    rf"{ENVIRONMENT_PREFIX}(\w+_)?"
+    r"(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=)"
+)
+"""What Kubernetes puts into every pod of a namespace for a Service that is called `asr`, or begins so."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|\*")
 
 
@@ -253,7 +258,11 @@ class Settings(BaseSettings):
     def _refuse_unknown_environment(self) -> Self:
         known = {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in type(self).model_fields}
         unknown = sorted(
-            name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known
+            name
+            for name, value in os.environ.items()
+            if name.startswith(ENVIRONMENT_PREFIX)
+            and name.upper() not in known
+            and not _SERVICE_LINK.match(f"{name}={value}")
         )
         if unknown:
             raise ValueError(f"unknown setting in the environment: {', '.join(unknown)}; known: {sorted(known)}")
