@@ -85,10 +85,11 @@ class Settings(BaseSettings):
         description="On a GPU, compile what the language model computes between its matrix products into one kernel "
         "each: faster, but a replica starts later and needs a C compiler in its image.",
     )
-    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
-        description="GPUs per ASR replica; a fraction lets replicas share a card, 0 means CPU. `auto`: 1 if the "
-        "cluster has a GPU when the application is built, else 0. Say it outright where GPU nodes join later.",
+        description="GPUs per ASR replica, at most 1: more cards take more replicas. A fraction lets replicas share a "
+        "card, 0 means CPU. `auto`: 1 if the cluster has a GPU when the application is built, else 0. Say it outright "
+        "where GPU nodes join later.",
     )
     num_cpus: float = Field(default=1, gt=0, description="CPUs that Ray reserves for one ASR replica.")
     torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -119,7 +120,10 @@ class Settings(BaseSettings):
         "folder, or `demo`, the bundled one for the demo checkpoint. None: no word times.",
     )
     aligner_num_gpus: float = Field(
-        default=0, ge=0, description="GPUs per Aligner replica; a fraction lets it share a card, 0 means CPU."
+        default=0,
+        ge=0,
+        le=1,
+        description="GPUs per Aligner replica, at most 1; a fraction lets it share a card, 0 means CPU.",
     )
     # With the ASR replica's 1 and the ingress' 0.5 it fits on a laptop of two cores.
     aligner_num_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray reserves for one Aligner replica.")

@@ -87,7 +87,15 @@ def test_the_default_language_is_any_spelling(value: str | None, name: str | Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"default_language": "xx"}, {"max_utterance_s": 0}, {"num_gpus": -1}, {"torch_threads": 0}, {"dtype": "int8"}],
+    [
+        {"default_language": "xx"},
+        {"max_utterance_s": 0},
+        {"num_gpus": -1},
+        {"num_gpus": 2},
+        {"aligner_num_gpus": 1.5},
+        {"torch_threads": 0},
+        {"dtype": "int8"},
+    ],
 )
 def test_impossible_values_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):
