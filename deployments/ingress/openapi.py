@@ -274,8 +274,8 @@ _ERRORS: dict[int, tuple[str, str, tuple[str, str | None, str | None]]] = {
         ("invalid_request_error", None, "upload_too_large"),
     ),
     429: (
-        "Too many requests wait, on a server set up to say so with 429. Comes with `Retry-After`.",
-        "The service is at its capacity. Try again in a moment.",
+        "The service has as many requests in hand as it takes. Comes with `Retry-After`.",
+        "The service already has 256 requests in hand. Try again in a moment.",
         ("requests", None, "rate_limit_exceeded"),
     ),
     500: (
