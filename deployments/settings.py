@@ -213,7 +213,7 @@ class Settings(BaseSettings):
         if (file := values.get("api_keys_file")) is not None:
             if file == "":  # a placeholder that nobody filled in must not open the service
                 raise ValueError("api_keys_file is empty: name a file, or leave it out")
-            keys += read_api_keys(Path(file))
+            keys += read_api_keys(Path(str(file)))
         return values | {"api_keys": keys}
 
     @field_validator("cors_origins")
