@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
+from deployments.asr.budget import least_slot_tokens
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"
@@ -247,9 +248,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _fit_the_longest_utterance(self) -> Self:
         limit_s = self.utterance_limit_s
-        needed = 13 * limit_s + 64 + 12 * limit_s + 64
+        needed = least_slot_tokens(limit_s)
         if self.slot_tokens < needed:
-            raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={limit_s:g}")
+            raise ValueError(f"slot_tokens must be at least {needed} for max_utterance_s={limit_s:g}")
         return self
 
     @model_validator(mode="after")

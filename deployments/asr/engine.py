@@ -12,6 +12,7 @@ import torch
 
 from deployments.asr.answer import AnswerReader
 from deployments.asr.arrivals import Arrivals
+from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
@@ -26,16 +27,8 @@ from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
-BASE_TOKENS = 64
-TOKENS_PER_SECOND = 12
-
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
-
-
-def token_budget(seconds: float) -> int:
-    """Tokens that the answer to an utterance may have: fast speech stays under 8 a second, a loop ends soon."""
-    return BASE_TOKENS + math.ceil(TOKENS_PER_SECOND * seconds)
 
 
 class Engine:

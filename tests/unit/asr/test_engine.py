@@ -19,8 +19,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.engine import Engine, token_budget
+from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.asr.result import result_of
 from deployments.asr.sampling import _probabilities, sample
