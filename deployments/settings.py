@@ -107,7 +107,8 @@ class Settings(BaseSettings):
         default=2048,
         ge=256,
         description="Tokens that one utterance may need: 13 per second of audio, the prompt, 64 + 12 per second for "
-        "the answer. The cache takes `slots` times as many, 112 KiB each for the released models in bfloat16.",
+        "the answer, or `max_new_tokens`. A request that needs more for `max_utterance_s` is a 400. The cache takes "
+        "`slots` times as many, 112 KiB each for the released models in bfloat16.",
     )
     admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",

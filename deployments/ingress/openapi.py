@@ -182,7 +182,8 @@ def _transcription_fields(served: ServedModel, settings: Settings) -> Json:
             "type": "integer",
             "minimum": 1,
             "maximum": MAX_NEW_TOKENS,
-            "description": _EXTENSION + "Token budget of the answer; it grows with the recording by default.",
+            "description": _EXTENSION + "Token budget of the answer; it grows with the recording by default. More than "
+            "there is room for is refused with the largest that fits.",
         },
         "max_completion_tokens": {
             "type": "integer",
