@@ -3,14 +3,14 @@
 Every batch runs until its longest row is done, and nobody joins meanwhile.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch.nn.functional import pad
 
+from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.engine import token_budget
 from deployments.asr.prompt import Prompt
 from deployments.exceptions import InvalidRequest
 from deployments.transcription.options import DecodingOptions
@@ -23,6 +23,12 @@ def check_options(options: DecodingOptions) -> None:
         raise InvalidRequest(
             "The baseline only decodes greedily. Leave out everything but language, prompt and max_new_tokens."
         )
+
+
+def until_stop(token_ids: list[int], stop_ids: Collection[int]) -> list[int]:
+    """An answer up to and with its first stop token; all of it if there is none."""
+    ends = (i for i, token in enumerate(token_ids, start=1) if token in stop_ids)
+    return token_ids[: next(ends, len(token_ids))]
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ class StaticBatch:
         }
 
     def _transcription(self, utterance: Utterance, row: _Row, answer: list[int]) -> Transcription:
-        own = self._prompt.until_stop(answer[: row.budget])
+        own = until_stop(answer[: row.budget], self._prompt.stop_ids)
         language, text = self._prompt.read_answer(own, forced_language=utterance.options.language)
         return Transcription(
             text=text,

@@ -41,7 +41,7 @@ def wire(settings: Settings, asr: Any, aligner: Any = Aligner) -> Application:
         max_ongoing_requests=_utterances_per_replica(settings, num_gpus),
     )
     # The application answers what is too much, in the shape that clients know. Beyond this bound Serve's proxy would
-    # let requests wait unseen, so it is out of reach: there is room for refusals, health checks and sessions.
+    # let requests wait unseen, so it is out of reach: there is room for refusals and health checks.
     ingress = Ingress.options(max_ongoing_requests=settings.max_concurrent_requests + 1000)  # type: ignore[attr-defined]
     without_secrets = settings.model_copy(update={"api_keys": ()})
     bound: Application = ingress.bind(
@@ -65,9 +65,10 @@ def _bind_aligner(settings: Settings, aligner: Any) -> Application | None:
 
 
 def _utterances_per_replica(settings: Settings, num_gpus: float) -> int:
-    """Those that a replica decodes together, and some that wait to join them.
+    """As many as a replica decodes together at most, and some that wait to join them.
 
-    The others wait in the ingress, where a replica that is added, or has nothing to do, takes them at once.
+    Where `slots` is `auto` a replica with little memory has fewer, and more wait in it. The others wait in the ingress,
+    where a replica that is added, or has nothing to do, takes them at once.
     """
     slots = MAX_AUTO_SLOTS["cuda" if num_gpus else "cpu"] if settings.slots == "auto" else settings.slots
     return slots + max(8, slots // 2)

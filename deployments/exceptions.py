@@ -95,7 +95,7 @@ class ReplicaLost(ServiceUnavailable):
 
 
 class TooManyRequests(ServiceUnavailable):
-    """As its base, where the operator wants a full queue to be told as the callers' doing."""
+    """As its base, where there are more requests than the service takes: fewer at a time would be answered."""
 
     default_code = "rate_limit_exceeded"
 

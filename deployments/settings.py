@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
+from deployments.asr.budget import least_slot_tokens
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"
@@ -32,6 +33,11 @@ LONGEST_ALIGNED_S = 180.0
 """Seconds that a released forced aligner takes in one go; the released package cuts longer recordings."""
 MAX_AUTO_SLOTS = {"cpu": 16, "cuda": 256}
 """`slots` where it is `auto` and there is memory enough."""
+_SERVICE_LINK = re.compile(
+    rf"{ENVIRONMENT_PREFIX}(\w+_)?"
+    r"(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=(tcp|udp|sctp)://|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=)"
+)
+"""What Kubernetes puts into every pod of a namespace for a Service that is called `asr`, or begins so."""
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?|\*")
 
 
@@ -80,10 +86,11 @@ class Settings(BaseSettings):
         description="On a GPU, compile what the language model computes between its matrix products into one kernel "
         "each: faster, but a replica starts later and needs a C compiler in its image.",
     )
-    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
+    num_gpus: Literal["auto"] | Annotated[float, Field(ge=0, le=1)] = Field(
         default="auto",
-        description="GPUs per ASR replica; a fraction lets replicas share a card, 0 means CPU. `auto`: 1 if the "
-        "cluster has a GPU when the application is built, else 0. Say it outright where GPU nodes join later.",
+        description="GPUs per ASR replica, at most 1: more cards take more replicas. A fraction lets replicas share a "
+        "card, 0 means CPU. `auto`: 1 if the cluster has a GPU when the application is built, else 0. Say it outright "
+        "where GPU nodes join later.",
     )
     num_cpus: float = Field(default=1, gt=0, description="CPUs that Ray reserves for one ASR replica.")
     torch_threads: Literal["auto"] | Annotated[int, Field(ge=1)] = Field(
@@ -100,7 +107,8 @@ class Settings(BaseSettings):
         default=2048,
         ge=256,
         description="Tokens that one utterance may need: 13 per second of audio, the prompt, 64 + 12 per second for "
-        "the answer. The cache takes `slots` times as many, 112 KiB each for the released models in bfloat16.",
+        "the answer, or `max_new_tokens`. A request that needs more for `max_utterance_s` is a 400. The cache takes "
+        "`slots` times as many, 112 KiB each for the released models in bfloat16.",
     )
     admission_s: Literal["auto"] | Annotated[float, Field(ge=0)] = Field(
         default="auto",
@@ -114,7 +122,10 @@ class Settings(BaseSettings):
         "folder, or `demo`, the bundled one for the demo checkpoint. None: no word times.",
     )
     aligner_num_gpus: float = Field(
-        default=0, ge=0, description="GPUs per Aligner replica; a fraction lets it share a card, 0 means CPU."
+        default=0,
+        ge=0,
+        le=1,
+        description="GPUs per Aligner replica, at most 1; a fraction lets it share a card, 0 means CPU.",
     )
     # With the ASR replica's 1 and the ingress' 0.5 it fits on a laptop of two cores.
     aligner_num_cpus: float = Field(default=0.5, gt=0, description="CPUs that Ray reserves for one Aligner replica.")
@@ -172,8 +183,8 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[ApiKey, ...], NoDecode] = Field(
         default=(),
         description="Keys that clients must send, as `key` or `name:key` (the name is for the logs), separated by "
-        "commas. A secret: from the environment only, as `ASR_API_KEYS` or `API_KEYS`. Without any key the service is "
-        "open to everybody who reaches it.",
+        "commas. A secret: from the environment only, as `ASR_API_KEYS`, `API_KEYS` or both. Without any key the "
+        "service is open to everybody who reaches it.",
     )
     api_keys_file: Path | None = Field(
         default=None,
@@ -201,8 +212,10 @@ class Settings(BaseSettings):
             keys = parse_api_keys(values.get("api_keys", ""))
         except ValueError as error:
             raise ValueError(f"api_keys: {error}") from None
-        if file := values.get("api_keys_file"):
-            keys += read_api_keys(Path(file))
+        if (file := values.get("api_keys_file")) is not None:
+            if file == "":  # a placeholder that nobody filled in must not open the service
+                raise ValueError("api_keys_file is empty: name a file, or leave it out")
+            keys += read_api_keys(Path(str(file)))
         return values | {"api_keys": keys}
 
     @field_validator("cors_origins")
@@ -236,9 +249,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _fit_the_longest_utterance(self) -> Self:
         limit_s = self.utterance_limit_s
-        needed = 13 * limit_s + 64 + 12 * limit_s + 64
+        needed = least_slot_tokens(limit_s)
         if self.slot_tokens < needed:
-            raise ValueError(f"slot_tokens must be at least {needed:.0f} for max_utterance_s={limit_s:g}")
+            raise ValueError(f"slot_tokens must be at least {needed} for max_utterance_s={limit_s:g}")
         return self
 
     @model_validator(mode="after")
@@ -251,7 +264,11 @@ class Settings(BaseSettings):
     def _refuse_unknown_environment(self) -> Self:
         known = {f"{ENVIRONMENT_PREFIX}{name}".upper() for name in type(self).model_fields}
         unknown = sorted(
-            name for name in os.environ if name.startswith(ENVIRONMENT_PREFIX) and name.upper() not in known
+            name
+            for name, value in os.environ.items()
+            if name.startswith(ENVIRONMENT_PREFIX)
+            and name.upper() not in known
+            and not _SERVICE_LINK.match(f"{name}={value}")
         )
         if unknown:
             raise ValueError(f"unknown setting in the environment: {', '.join(unknown)}; known: {sorted(known)}")
@@ -268,9 +285,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment first: it is the operator at this machine, the file is everybody's default.
 
-        Keys come from the environment alone; `API_KEYS` is what other services call them.
+        Keys come from the environment alone; `API_KEYS` is what other services call them. Those under either name
+        count, so that neither hides the other's.
         """
         if "api_keys" in init_settings():
             raise ValueError("api_keys is a secret: set ASR_API_KEYS in the environment, or api_keys_file")
-        plain_name = InitSettingsSource(settings_cls, {"api_keys": os.environ.get("API_KEYS", "")})
-        return env_settings, plain_name, init_settings
+        under_both_names = f"{env_settings().get('api_keys', '')}\n{os.environ.get('API_KEYS', '')}"
+        keys = InitSettingsSource(settings_cls, {"api_keys": under_both_names})
+        return keys, env_settings, init_settings

@@ -125,7 +125,7 @@ def free_bytes(device: torch.device, gpus: float) -> int:
     if device.type == "cpu":
         return int(KEPT_FOR_CACHE * _free_memory())
     free, total = torch.cuda.mem_get_info(device)
-    own = min(free, total * min(gpus, 1.0) - torch.cuda.memory_reserved(device))
+    own = min(free, total * gpus - torch.cuda.memory_reserved(device))
     return int(KEPT_FOR_CACHE * own)
 
 

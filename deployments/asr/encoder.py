@@ -6,14 +6,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from deployments.asr.budget import CHUNK_TOKENS
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
 from deployments.asr.joined import join
 from deployments.asr.packed import Packed, attend_packed
 from deployments.transcription.utterance import Waveform
 
-CHUNK_TOKENS = 13
-"""Audio embeddings of one whole chunk of `CHUNK_FRAMES`."""
 FRAMES_PER_S = 100
 """Of the spectrogram."""
 

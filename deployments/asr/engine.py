@@ -12,6 +12,7 @@ import torch
 
 from deployments.asr.answer import AnswerReader
 from deployments.asr.arrivals import Arrivals
+from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
@@ -26,16 +27,8 @@ from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
 
-BASE_TOKENS = 64
-TOKENS_PER_SECOND = 12
-
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
-
-
-def token_budget(seconds: float) -> int:
-    """Tokens that the answer to an utterance may have: fast speech stays under 8 a second, a loop ends soon."""
-    return BASE_TOKENS + math.ceil(TOKENS_PER_SECOND * seconds)
 
 
 class Engine:
@@ -45,6 +38,8 @@ class Engine:
         checkpoint: the loaded model.
         slots: utterances that are decoded together at most; more wait.
         slot_tokens: tokens of prompt and answer that one utterance may need.
+        longest_s: seconds of the longest utterance to be expected. A prompt or a budget that it has no room for is
+            refused with a shorter one too, so that no recording is refused when its beginning has been transcribed.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one attention window of the
             encoder always is). The running utterances wait for them, so it bounds how long the others may stall them.
         piece_tokens: tokens of a prompt that are read along with one decode step at most, while utterances are
@@ -60,6 +55,7 @@ class Engine:
         slots: int,
         slot_tokens: int,
         admission_s: float,
+        longest_s: float = 0.0,
         piece_tokens: int = 0,
         graphs: bool = False,
         compiled: bool = False,
@@ -69,6 +65,7 @@ class Engine:
             checkpoint, self._prompt, slots=slots, slot_tokens=slot_tokens, graphs=graphs, compiled=compiled
         )
         self._admission_s = admission_s
+        self._longest_s = longest_s
         self._piece_tokens = piece_tokens
         self._arrivals = Arrivals(admission_s)
         self._running: list[Sequence] = []
@@ -375,23 +372,40 @@ class Engine:
         prompt_ids = self._prompt.token_ids(
             audio_tokens=audio_tokens, context=options.prompt, language=options.language
         )
-        usual_budget = token_budget(utterance.duration)
-        room = self._runner.cache.slot_tokens - len(prompt_ids)
-        if room < usual_budget:
-            raise InvalidRequest(
-                f"The recording, its prompt and its answer may need {len(prompt_ids) + usual_budget} tokens and the "
-                f"service has room for {self._runner.cache.slot_tokens}. Send a shorter prompt or recording.",
-                param="prompt",
-            )
+        self._require_room(utterance, len(prompt_ids) - audio_tokens)
         return Sequence(
             request,
             prompt_ids,
             audio_tokens,
-            budget=min(options.max_new_tokens or usual_budget, room),
+            budget=options.max_new_tokens or token_budget(utterance.duration),
             reader=AnswerReader(self._prompt, options),
             loops=LoopDetector(utterance.duration) if options.loop_detection else None,
             generator=generator_for(options),
             openings=self._prompt.openings(options.languages) if options.languages and not options.language else [],
+        )
+
+    def _require_room(self, utterance: Utterance, text_tokens: int) -> None:
+        """Raise InvalidRequest if the longest utterance, with this one's prompt, would have no room for its answer."""
+        options = utterance.options
+        samples = max(len(utterance.waveform), round(self._longest_s * SAMPLE_RATE))
+        audio = f"{samples / SAMPLE_RATE:g} seconds of audio"
+        usual_budget = token_budget(samples / SAMPLE_RATE)
+        budget = options.max_new_tokens or usual_budget
+        room = self._runner.cache.slot_tokens - self._runner.encoder.tokens(samples) - text_tokens
+        if room >= budget:
+            return
+        if options.max_new_tokens is not None and room > 0:
+            raise InvalidRequest(
+                f"The service has room for an answer of {room} tokens beside {audio} and the prompt, and "
+                f"max_new_tokens is {budget}. Send a smaller one.",
+                param="max_new_tokens",
+            )
+        prompt_tokens = text_tokens - len(self._prompt.token_ids(audio_tokens=0, language=options.language))
+        fitting = max(0, prompt_tokens + room - min(budget, usual_budget))
+        raise InvalidRequest(
+            f"The service has room for a prompt of {fitting} tokens beside {audio} and the answer, and this one has "
+            f"{prompt_tokens}. Send a shorter prompt.",
+            param="prompt",
         )
 
     def _fail(self, request: Request, error: Exception) -> None:

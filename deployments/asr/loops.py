@@ -14,8 +14,8 @@ REPEATS = 20
 FEW_REPEATS = 5
 """A chorus is sung four times."""
 FEW_REPEATS_TOKENS = 32
-BASE_TOKENS = 32
-TOKENS_PER_SECOND = 8
+SPEAKABLE_TOKENS = 32
+SPEAKABLE_TOKENS_PER_SECOND = 8
 """Fast speech stays under these. The budget of an answer, which ends it whatever it says, is larger."""
 
 _CHECK_EVERY = 8  # tokens: a loop is noticed so much later at most, and most steps cost nothing
@@ -26,7 +26,7 @@ class LoopDetector:
     """Follows the answer to one utterance of so many seconds."""
 
     def __init__(self, seconds: float):
-        self._speakable = BASE_TOKENS + math.ceil(TOKENS_PER_SECOND * seconds)
+        self._speakable = SPEAKABLE_TOKENS + math.ceil(SPEAKABLE_TOKENS_PER_SECOND * seconds)
 
     def found(self, answer: list[int]) -> bool:
         """Whether the answer, which has grown by one token since the last call, ends in a loop."""

@@ -89,11 +89,6 @@ class Prompt:
         """How an answer may begin that is in one of `languages` (English names), or silent."""
         return [self._encode(f"language {name}{TEXT_FOLLOWS}") for name in (*languages, None)]
 
-    def until_stop(self, token_ids: list[int]) -> list[int]:
-        """The answer up to and with its first stop token; all of it if there is none."""
-        ends = (i for i, token in enumerate(token_ids, start=1) if token in self.stop_ids)
-        return token_ids[: next(ends, len(token_ids))]
-
     def _neutralise(self, text: str) -> str:
         # To a fixpoint: removing the inner token of `<|im_<|im_end|>end|>` would otherwise make an outer one.
         while (cleaned := self._control_text.sub("", text)) != text:

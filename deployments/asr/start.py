@@ -87,6 +87,7 @@ def _build(settings: Settings, served_model: ServedModel, num_gpus: float) -> En
         checkpoint,
         slots=slots,
         slot_tokens=settings.slot_tokens,
+        longest_s=settings.utterance_limit_s,
         admission_s=choose_admission(settings, dtype, device, spare_bytes),
         piece_tokens=choose_piece(dtype, device),
         graphs=device.type == "cuda" and settings.cuda_graphs,

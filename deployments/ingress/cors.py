@@ -9,7 +9,10 @@ from starlette.types import ASGIApp
 
 from deployments.ingress.errors import INVALID_REQUEST, envelope
 
-_TOLD_TO_WEB_PAGES = ("x-request-id", "openai-processing-ms", "x-asr-warnings", "retry-after")
+_TOLD_TO_WEB_PAGES = (
+    *("x-request-id", "openai-processing-ms", "x-asr-warnings"),
+    *("retry-after", "retry-after-ms", "x-should-retry"),  # OpenAI's SDKs heed them
+)
 
 
 class WebPagesMiddleware(CORSMiddleware):

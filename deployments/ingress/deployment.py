@@ -7,6 +7,7 @@ from ray.serve.handle import DeploymentHandle
 from deployments.ingress.api import create_app
 from deployments.ingress.capacity import Capacity
 from deployments.ingress.malloc import return_freed_memory
+from deployments.ingress.ray_errors import ClientLeftMiddleware
 from deployments.ingress.remote_aligner import RemoteAligner
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.observation.recorders import IngressMetrics
@@ -55,7 +56,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Serve once this replica is constructed."""
         # Serve's own proxy writes the x-request-id it was given or made; a second one would make it "id, id".
-        return create_app(
+        app = create_app(
             self._transcriber,
             self._settings,
             self._served_model,
@@ -64,3 +65,5 @@ class Ingress:
             check_model=self._recognizer.check,
             on_request_end=self._metrics.request_ended,
         )
+        app.add_middleware(ClientLeftMiddleware)
+        return app

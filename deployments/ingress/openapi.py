@@ -182,7 +182,8 @@ def _transcription_fields(served: ServedModel, settings: Settings) -> Json:
             "type": "integer",
             "minimum": 1,
             "maximum": MAX_NEW_TOKENS,
-            "description": _EXTENSION + "Token budget of the answer; it grows with the recording by default.",
+            "description": _EXTENSION + "Token budget of the answer; it grows with the recording by default. More than "
+            "there is room for is refused with the largest that fits.",
         },
         "max_completion_tokens": {
             "type": "integer",
@@ -274,8 +275,8 @@ _ERRORS: dict[int, tuple[str, str, tuple[str, str | None, str | None]]] = {
         ("invalid_request_error", None, "upload_too_large"),
     ),
     429: (
-        "Too many requests wait, on a server set up to say so with 429. Comes with `Retry-After`.",
-        "The service is at its capacity. Try again in a moment.",
+        "The service has as many requests in hand as it takes. Comes with `Retry-After`.",
+        "The service already has 256 requests in hand. Try again in a moment.",
         ("requests", None, "rate_limit_exceeded"),
     ),
     500: (

@@ -14,15 +14,13 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.exceptions import ReplicaLost, ServiceError, ServiceUnavailable, TooManyRequests
 
 REPLICA_LOST = (RayActorError, OutOfMemoryError, NodeDiedError, WorkerCrashedError, ObjectLostError, ReplicaLost)
 """What a call ends with when its replica went away: killed, by Ray for want of memory, or with its node and its answer;
 or when the replica itself knows that it will not transcribe any more."""
-
-CLIENT_LEFT = (TaskCancelledError,)
-"""What Serve's `receive` may end with while a body is read whose client has gone, in place of `http.disconnect`."""
 
 
 @contextmanager
@@ -40,6 +38,22 @@ def own_errors() -> Iterator[None]:
         raise refusal("The service is at its capacity. Try again in a moment.", retry_after_s=wait_s) from None
     except DeploymentUnavailableError:
         raise ServiceUnavailable("The service is at its capacity. Try again in a moment.") from None
+
+
+class ClientLeftMiddleware:
+    """Says `http.disconnect` where Serve's `receive` raises: its proxy has seen the client leave already."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_or_disconnect() -> Message:
+            try:
+                return await receive()
+            except TaskCancelledError:
+                return {"type": "http.disconnect"}
+
+        await self.app(scope, receive_or_disconnect if scope["type"] == "http" else receive, send)
 
 
 def restarting() -> ReplicaLost:

@@ -7,11 +7,9 @@ import asyncio
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.exceptions import UploadTimeout, UploadTooLarge
-from deployments.ingress.ray_errors import CLIENT_LEFT
 
 LINGER_S = 5.0
 """Seconds for which the rest of a refused upload is read and thrown away (nginx: `lingering_close`)."""
@@ -141,17 +139,13 @@ class _LimitedUpload:
         raise UploadTooLarge(f"413: Maximum content size limit ({self._max_bytes}) exceeded ({size} bytes read)")
 
     async def _next_message(self) -> Message:
-        try:
-            message = await self._receive()
-        except CLIENT_LEFT as error:
-            raise ClientDisconnect from error
+        message = await self._receive()
         self._read += len(message.get("body", b""))
         self._all_read = not message.get("more_body", False)  # true of http.disconnect as well
         return message
 
     async def _discard_rest(self) -> None:
-        # The answer is out: a connection that fails now is nobody's error. Ray's receive() raises when its proxy has
-        # already seen the client leave.
+        # The answer is out: a connection that fails now is nobody's error.
         with suppress(Exception):
             async with asyncio.timeout(LINGER_S):
                 while not self._all_read:

@@ -3,9 +3,11 @@
 import pytest
 from pydantic import ValidationError
 
+from deployments.exceptions import EngineFailure, TooManyRequests
 from deployments.ingress import proxy
 from deployments.settings import Settings
-from tests.api.fakes import Service, error_of
+from deployments.transcription.transcript import Transcript
+from tests.api.fakes import AUDIO, MODEL, TRANSCRIPT, TRANSCRIPTIONS, Service, error_of
 
 ORIGIN = "https://app.example.com"
 PREFLIGHT = {
@@ -76,6 +78,26 @@ async def test_errors_can_be_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert [answer.status_code for answer in answers] == [401, 404, 400, 400, 500]
     assert {answer.headers["access-control-allow-origin"] for answer in answers} == {ORIGIN}
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (EngineFailure("no"), {"x-should-retry"}),
+        (TooManyRequests("no"), {"retry-after", "retry-after-ms"}),
+        (TRANSCRIPT, {"x-asr-warnings"}),
+    ],
+    ids=["failed", "too many", "answered"],
+)
+async def test_a_web_page_can_read_every_header_of_ours(answer: Transcript | Exception, told: set[str]) -> None:
+    service = Service(cors_origins=(ORIGIN,))
+    service.transcriber.answer = answer
+    parts = {"file": ("a.wav", AUDIO), "model": (None, MODEL), "nobody_knows_this": (None, "x")}
+    response = await service.request("POST", TRANSCRIPTIONS, headers={"origin": ORIGIN}, files=parts)
+    exposed = set(response.headers["access-control-expose-headers"].split(", "))
+    own = {name for name in response.headers if name.startswith(("x-", "openai-", "retry-"))}
+    assert own == told | {"x-request-id", "openai-processing-ms"}
+    assert own <= exposed
 
 
 async def test_another_origin() -> None:

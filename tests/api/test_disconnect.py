@@ -11,6 +11,10 @@ import pytest
 from ray.exceptions import TaskCancelledError
 
 from deployments.ingress.api import create_app
+from deployments.ingress.deployment import Ingress
+from deployments.ingress.ray_errors import ClientLeftMiddleware
+from deployments.served_model import ServedModel
+from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.utterance import Delta, Transcription, Utterance, Waveform
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of, served
@@ -146,11 +150,19 @@ async def test_who_leaves_in_the_middle_of_an_upload_is_no_error(
     service: Service, gone: Exception | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Where Serve's proxy has given the request up already, its `receive` raises."""
+    service.app.add_middleware(ClientLeftMiddleware)
     call = Call(service, sends_all=False, gone=gone)
     call.leave.set()
     await asyncio.wait_for(call.task, 5)
     assert call.status == 499
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_the_deployment_is_told_of_them_too() -> None:
+    settings = Settings()
+    plain = Ingress.func_or_class.__mro__[1]  # type: ignore[attr-defined]  # without what Serve adds
+    app = plain(settings, ServedModel.of(settings), asr=None).__serve_build_asgi_app__()
+    assert app.user_middleware[0].cls is ClientLeftMiddleware
 
 
 async def test_hanging_up_a_real_connection(service: Service, recognizer: HangingRecognizer) -> None:

@@ -226,8 +226,23 @@ async def test_log_lines_name_the_key(service: Service, caplog: pytest.LogCaptur
 def test_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEYS", OTHER)
     assert secrets(Settings()) == {"key-1": OTHER}
-    monkeypatch.setenv("ASR_API_KEYS", f"alice:{SECRET}")
-    assert secrets(Settings()) == {"alice": SECRET}
+    monkeypatch.setenv("ASR_API_KEYS", f"alice:{SECRET}  # until June")
+    assert secrets(Settings()) == {"alice": SECRET, "key-2": OTHER}, "neither name hides the other's"
+
+
+@pytest.mark.parametrize("empty", ["ASR_API_KEYS", "asr_api_keys", "API_KEYS"])
+def test_an_empty_variable_takes_no_key_away(monkeypatch: pytest.MonkeyPatch, empty: str) -> None:
+    monkeypatch.setenv(empty, "")
+    monkeypatch.setenv("API_KEYS" if empty != "API_KEYS" else "ASR_API_KEYS", SECRET)
+    assert secrets(Settings()) == {"key-1": SECRET}
+
+
+def test_a_variable_that_names_no_file_stops_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(SECRET)
+    monkeypatch.setenv("ASR_API_KEYS_FILE", "")
+    with pytest.raises(ValidationError, match="api_keys_file is empty"):
+        Settings(api_keys_file=file)
 
 
 def test_from_a_mounted_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

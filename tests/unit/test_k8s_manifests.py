@@ -300,6 +300,7 @@ def test_no_pod_has_more_rights_or_resources_than_it_needs(overlay: Path) -> Non
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(pod)
+        assert pod["enableServiceLinks"] is False, "a Service named asr would set ASR_PORT and more"
         for container in pod["containers"]:
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
             assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}

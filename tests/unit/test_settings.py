@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from deployments.served_model import DEMO_CHECKPOINT, ServedModel
-from deployments.settings import Settings
+from deployments.settings import _SERVICE_LINK, Settings
 
 
 def test_the_defaults_serve_the_demo() -> None:
@@ -36,6 +36,33 @@ def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         Settings()
 
 
+def test_what_kubernetes_tells_of_services_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    links = {
+        "{}_SERVICE_HOST": "10.96.0.7",
+        "{}_SERVICE_PORT": "80",
+        "{}_SERVICE_PORT_HTTP_API": "80",
+        "{}_PORT": "tcp://10.96.0.7:80",
+        "{}_PORT_80_TCP": "tcp://10.96.0.7:80",
+        "{}_PORT_80_TCP_PROTO": "tcp",
+        "{}_PORT_80_TCP_PORT": "80",
+        "{}_PORT_80_TCP_ADDR": "10.96.0.7",
+        "{}_PORT_53_UDP": "udp://10.96.0.7:53",
+    }
+    for service in ("ASR", "ASR_MODEL", "ASR_DEMO_HEAD_SVC"):
+        for name, value in links.items():
+            monkeypatch.setenv(name.format(service), value)
+    assert Settings().model == "demo"
+    for name in Settings.model_fields:
+        assert not _SERVICE_LINK.match(f"ASR_{name.upper()}=tcp://10.96.0.7:80")
+
+
+@pytest.mark.parametrize("name", ["ASR_PORT", "ASR_HTTP_PORT", "ASR_SERVICE_NAME", "ASR_PORT_80_TCP_PORTS"])
+def test_what_only_looks_like_a_service_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "8123")
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
 def test_a_folder_is_served_under_its_name(tmp_path: Path) -> None:
     folder = tmp_path / "my-finetune"
     folder.mkdir()
@@ -60,7 +87,15 @@ def test_the_default_language_is_any_spelling(value: str | None, name: str | Non
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"default_language": "xx"}, {"max_utterance_s": 0}, {"num_gpus": -1}, {"torch_threads": 0}, {"dtype": "int8"}],
+    [
+        {"default_language": "xx"},
+        {"max_utterance_s": 0},
+        {"num_gpus": -1},
+        {"num_gpus": 2},
+        {"aligner_num_gpus": 1.5},
+        {"torch_threads": 0},
+        {"dtype": "int8"},
+    ],
 )
 def test_impossible_values_are_refused_by_name(wrong: dict[str, object]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

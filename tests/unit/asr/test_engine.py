@@ -1,6 +1,7 @@
 """What an utterance is transcribed to is its own affair: exact, bounded, and untouched by its neighbours."""
 
 import random
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -19,8 +20,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
-from deployments.asr.engine import Engine, token_budget
+from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.asr.result import result_of
 from deployments.asr.sampling import _probabilities, sample
@@ -258,7 +260,7 @@ def test_the_repetition_penalty_is_that_of_transformers_over_the_answer_alone(
         output[0, inputs["input_ids"].shape[1] :], return_format="raw", skip_special_tokens=True
     )
     (answer,) = _transcribed(engine.transcribe([utterance]))
-    assert answer.text == expected.replace("<asr_text>", "").strip()
+    assert answer.text == expected.replace("<asr_text>", "").replace("\N{REPLACEMENT CHARACTER}", "").strip()
 
 
 @pytest.mark.parametrize("temperature", [1e-5, 1e-40, 1e-46, 1e-320])
@@ -293,10 +295,75 @@ def test_warming_up_raises_if_the_model_does_not_work(engine: Engine, monkeypatc
         engine.warm_up()
 
 
-def test_a_budget_is_an_upper_bound_that_the_slot_bounds_too(endless: Engine) -> None:
-    (answer,) = _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=100_000)]))
+def _refusal(engine: Engine, utterance: Utterance) -> InvalidRequest:
+    (refusal,) = engine.transcribe([utterance])
+    assert isinstance(refusal, InvalidRequest)
+    return refusal
+
+
+def _largest(refusal: InvalidRequest) -> int:
+    found = re.match(r"The service has room for an? [a-z ]+ of (\d+) tokens", refusal.message)
+    assert found
+    return int(found[1])
+
+
+def test_a_budget_that_does_not_fit_is_refused_with_the_largest_that_does(endless: Engine) -> None:
+    refusal = _refusal(endless, make_utterance(noise(1.0), max_new_tokens=4096))
+    assert refusal.param == "max_new_tokens"
+    assert "max_new_tokens is 4096. Send a smaller one." in refusal.message
+    largest = _largest(refusal)
+    assert _refusal(endless, make_utterance(noise(1.0), max_new_tokens=largest + 1)).param == "max_new_tokens"
+    (answer,) = _transcribed(endless.transcribe([make_utterance(noise(1.0), max_new_tokens=largest)]))
     assert answer.finish_reason == "length"
+    assert answer.output_tokens == largest
     assert answer.audio_tokens + answer.text_tokens + answer.output_tokens == 1024
+
+
+@pytest.mark.parametrize("budget", [None, 1])
+def test_a_prompt_that_does_not_fit_is_refused_with_the_longest_that_does(engine: Engine, budget: int | None) -> None:
+    def of_words(words: int) -> Utterance:
+        return make_utterance(noise(4.0), prompt="x " * words, max_new_tokens=budget)  # two tokens a word
+
+    refusal = _refusal(engine, of_words(2000))
+    assert refusal.param == "prompt"
+    assert "this one has 4000. Send a shorter prompt." in refusal.message
+    longest = _largest(refusal) // 2
+    assert _refusal(engine, of_words(longest + 1)).param == "prompt"
+    assert len(_transcribed(engine.transcribe([of_words(longest)]))) == 1
+
+
+def test_where_both_are_too_large_the_prompt_is_told_first(engine: Engine) -> None:
+    utterance = make_utterance(noise(4.0), prompt="x " * 2000, max_new_tokens=4096)
+    refusal = _refusal(engine, utterance)
+    assert refusal.param == "prompt"
+    shorter = replace(utterance.options, prompt="x " * (_largest(refusal) // 2))
+    refusal = _refusal(engine, Utterance(utterance.waveform, shorter))
+    assert refusal.param == "max_new_tokens"
+    assert _largest(refusal) >= token_budget(4.0), "the usual answer has room beside the prompt that was told to fit"
+
+
+def test_a_long_prompt_fits_beside_a_small_budget(engine: Engine) -> None:
+    utterance = make_utterance(noise(4.0), prompt="x " * 440)
+    assert _refusal(engine, utterance).param == "prompt"
+    small = Utterance(utterance.waveform, replace(utterance.options, max_new_tokens=TOKENS))
+    (answer,) = _transcribed(engine.transcribe([small]))
+    assert answer.text_tokens > 800
+
+
+def test_what_the_longest_utterance_has_no_room_for_is_refused_with_a_short_one(checkpoint: Checkpoint) -> None:
+    """It may be the first piece of a recording: nothing of it must be told if a further piece is to be refused."""
+    engine = Engine(checkpoint, slots=1, slot_tokens=1024, admission_s=10.0, longest_s=30.0).start()
+    try:
+        fits, does_not = ({"prompt": "x " * words} for words in (50, 150))
+        for seconds in (0.5, 30.0):
+            assert isinstance(engine.transcribe([make_utterance(noise(seconds), **fits)])[0], Transcription)
+            refusal = _refusal(engine, make_utterance(noise(seconds), **does_not))
+            assert refusal.param == "prompt"
+            assert "beside 30 seconds of audio" in refusal.message
+            refusal = _refusal(engine, make_utterance(noise(seconds), max_new_tokens=1000))
+            assert (refusal.param, _largest(refusal)) == ("max_new_tokens", 1024 - 390 - 15)
+    finally:
+        engine.stop()
 
 
 def test_a_short_utterance_overtakes_a_long_one_that_came_first(endless: Engine) -> None:
@@ -499,7 +566,7 @@ def script(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def test_a_loop_is_stopped_and_its_neighbours_go_on(engine: Engine, script: Any) -> None:
     looping, other = (
-        make_utterance(noise(20.0, seed=i), language="English", loop_detection=True, max_new_tokens=900) for i in (0, 1)
+        make_utterance(noise(20.0, seed=i), language="English", loop_detection=True, max_new_tokens=700) for i in (0, 1)
     )
     sentence = " ".join(f"Gate {number} is next to gate {number + 1}." for number in range(20))
     script({looping: "Turn on" + " the light" * 300, other: sentence})
@@ -512,7 +579,7 @@ def test_a_loop_is_stopped_and_its_neighbours_go_on(engine: Engine, script: Any)
 
 
 def test_the_deltas_of_a_stopped_loop_join_to_its_text(engine: Engine, script: Any) -> None:
-    looping = make_utterance(noise(9.0), language="English", loop_detection=True, max_new_tokens=900, logprobs=True)
+    looping = make_utterance(noise(9.0), language="English", loop_detection=True, max_new_tokens=700, logprobs=True)
     script({looping: "请" + "开灯" * 200})
     told: list[Any] = []
     request = Request(looping, on_delta=told.append)

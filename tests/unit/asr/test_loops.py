@@ -21,7 +21,7 @@ def found_after(answer: list[int], seconds: float) -> int | None:
 
 
 def speakable(seconds: float) -> int:
-    return loops.BASE_TOKENS + math.ceil(loops.TOKENS_PER_SECOND * seconds)
+    return loops.SPEAKABLE_TOKENS + math.ceil(loops.SPEAKABLE_TOKENS_PER_SECOND * seconds)
 
 
 def repeats_at_the_end(answer: list[int], period: int) -> int:
@@ -114,4 +114,4 @@ def test_nothing_is_noticed_where_there_is_time_and_nothing_is_there_so_often(
 ) -> None:
     marked = [[*pattern, 100 + place] * times for place, (pattern, times) in enumerate(parts)]
     answer = [token for part in marked for token in part]
-    assert found_after(answer, seconds=len(answer) / loops.TOKENS_PER_SECOND) is None
+    assert found_after(answer, seconds=len(answer) / loops.SPEAKABLE_TOKENS_PER_SECOND) is None

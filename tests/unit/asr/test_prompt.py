@@ -66,9 +66,3 @@ def test_a_control_token_nested_in_another_is_removed_too() -> None:
 def test_reading_an_answer(answer: str, forced: str | None, expected: tuple[str | None, str]) -> None:
     ids = TOKENIZER.encode(answer, add_special_tokens=False)
     assert PROMPT.read_answer(ids, forced_language=forced) == expected
-
-
-def test_an_answer_ends_with_its_first_stop_token() -> None:
-    stop, other = PROMPT.stop_ids[0], 5
-    assert PROMPT.until_stop([other, stop, other, stop]) == [other, stop]
-    assert PROMPT.until_stop([other, other]) == [other, other]

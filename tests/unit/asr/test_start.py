@@ -10,9 +10,11 @@ import torch
 
 from deployments.asr import start
 from deployments.asr.engine import Engine
-from deployments.exceptions import CheckpointError
+from deployments.exceptions import CheckpointError, InvalidRequest
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
+from tests.unit.asr.conftest import make_utterance
+from tests.unit.tiny_models import noise
 
 
 def _settings(folder: Path, **settings: object) -> Settings:
@@ -49,6 +51,16 @@ def test_what_is_wrong_with_a_checkpoint_reaches_the_caller(tmp_path: Path) -> N
     settings = _settings(tmp_path)
     with pytest.raises(CheckpointError):
         start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
+
+
+def test_what_the_longest_utterance_has_no_room_for_is_refused_with_a_short_one(native_folder: Path) -> None:
+    settings = _settings(native_folder, slot_tokens=1024, max_utterance_s=30)
+    engine = start.start_engine(settings, ServedModel.of(settings), num_gpus=0)
+    try:
+        (refusal,) = engine.transcribe([make_utterance(noise(0.5), prompt="x " * 150)])
+        assert isinstance(refusal, InvalidRequest)
+    finally:
+        engine.stop()
 
 
 def test_a_language_model_of_another_kind_is_refused(native_folder: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.static_batch import StaticBatch, check_options
+from benchmarks.static_batch import StaticBatch, check_options, until_stop
 from deployments.asr.checkpoint import load
 from deployments.asr.engine import Engine
 from deployments.exceptions import InvalidRequest
@@ -54,6 +54,11 @@ def test_a_padded_batch_answers_as_the_engine_does(
 
 def test_company_changes_nothing(batch: StaticBatch, utterances: list[Utterance]) -> None:
     assert batch.transcribe(utterances) == [batch.transcribe([utterance])[0] for utterance in utterances]
+
+
+def test_an_answer_ends_with_its_first_stop_token() -> None:
+    assert until_stop([5, 1, 5, 1], {1, 2}) == [5, 1]
+    assert until_stop([5, 5], {1, 2}) == [5, 5]
 
 
 def test_only_what_a_batch_can_do_is_accepted() -> None:
