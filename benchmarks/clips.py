@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from benchmarks.client import Clip
 from deployments.audio.decode import decode
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 MEDIA = {".wav", ".flac", ".mp3", ".ogg", ".opus", ".m4a", ".webm"}
 LONGEST_S = 3600

@@ -42,7 +42,8 @@ from deployments.asr.request import Request
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import sample
 from deployments.asr.sequence import Sequence
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.audio.waveform import SAMPLE_RATE
+from deployments.transcription.utterance import Utterance
 
 VARIANTS = {"cpu": ("generate", "plain", "packed", "int8"), "cuda": ("generate", "plain", "graphs", "compiled")}
 CLIP_S = 10.0

@@ -24,10 +24,11 @@ from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
 from deployments.asr.start import start_engine
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.transcription.utterance import Utterance
 
 COLUMNS = [
     "concurrency",

@@ -41,8 +41,8 @@ from benchmarks.results import Cell
 from benchmarks.scoring import Pair, units
 from benchmarks.service import serving, settings_in_environment
 from deployments.audio.decode import decode
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.transcription.guards import has_loop
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 from tests.media import encode
 from tests.speech import RECORDINGS, Recording
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.random import Generator
 
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 Maker = Callable[[Generator, float], Waveform]
 """Makes so many seconds of a sound; the generator decides which one of its kind."""

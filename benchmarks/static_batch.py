@@ -12,9 +12,10 @@ from torch.nn.functional import pad
 from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.prompt import Prompt
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import InvalidRequest
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
+from deployments.transcription.utterance import Transcription, Utterance
 
 
 def check_options(options: DecodingOptions) -> None:

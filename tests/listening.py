@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from deployments.audio.cutting import Cutter, Piece
 from deployments.audio.speech import FRAME, SpeechOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 LOUDNESS = 0.1
 

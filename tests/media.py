@@ -14,7 +14,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from deployments.transcription.utterance import SAMPLE_RATE
+from deployments.audio.waveform import SAMPLE_RATE
 
 DATA = Path(__file__).parent / "data"
 

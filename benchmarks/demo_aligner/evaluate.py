@@ -26,7 +26,7 @@ from deployments.aligner.checkpoint import load_aligner
 from deployments.audio.pauses import Shortened, without_long_pauses
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import SpeechFinder, SpeechOptions
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 GOAL_MS = 60.0
 """Mean absolute error that unseen sentences of trained voices must stay within."""

@@ -21,7 +21,7 @@ from benchmarks.demo_checkpoint.grammar import LANGUAGES, Language
 from benchmarks.long_recording.cuts import borders_of
 from benchmarks.long_recording.speech import UNPAUSED_S
 from benchmarks.results import Cell
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 DEPTHS_S = (0.02, 0.05)
 COLUMNS = ["language", "noise dB", "limit s", "cuts"]

@@ -5,7 +5,7 @@ from deployments.audio.cutting import Cutter
 from deployments.audio.decode import BLOCK_S
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import SpeechOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 _EDGE_S = 0.05
 """The synthesisers' sentences begin and end in so much of nearly nothing."""

@@ -12,7 +12,7 @@ from av.audio.stream import AudioStream
 
 from benchmarks.client import Clip
 from benchmarks.demo_checkpoint import grammar, voices
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from tests.media import encode
 
 PAUSE_S = (0.3, 1.5)

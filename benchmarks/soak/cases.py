@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import clips, datasets
 from deployments.audio.decode import decode
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 Form = Literal["json", "text", "verbose_json", "segments", "srt", "vtt", "stream"]
 """The answer that is asked for. `segments` is verbose_json with times of segments alone, none of words."""

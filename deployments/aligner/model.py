@@ -13,9 +13,9 @@ from deployments.aligner.checkpoint import AUDIO, AUDIO_END, AUDIO_START, TIMEST
 from deployments.aligner.words import split
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.encoder import AudioEncoder
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import EngineFailure, ServiceError
 from deployments.settings import LONGEST_ALIGNED_S
-from deployments.transcription.utterance import SAMPLE_RATE
 from deployments.transcription.words import Reading, Word
 
 

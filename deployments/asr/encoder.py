@@ -11,7 +11,7 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
 from deployments.asr.joined import join
 from deployments.asr.packed import Packed, attend_packed
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 FRAMES_PER_S = 100
 """Of the spectrogram."""

@@ -22,10 +22,11 @@ from deployments.asr.runner import ModelRunner
 from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.asr.statistics import Group, Load, Statistics
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError
 from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
+from deployments.transcription.utterance import Transcription, Utterance
 
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from transformers import Qwen3ASRFeatureExtractor
 
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 CHUNK_FRAMES = 100
 """Mel frames of 10 ms that the encoder's convolutions see at once: one second."""

@@ -20,7 +20,7 @@ from itertools import pairwise
 import numpy as np
 
 from deployments.audio.speech import Listener, Span, SpeechFinder, SpeechOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 LONG_PAUSE_S = 3.0
 """A pause that is better not decoded; shorter ones are heard with the speech around them."""

@@ -8,7 +8,7 @@ import numpy as np
 
 from deployments.audio import media, refusals, wav
 from deployments.audio.metered import Allowance
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 MIN_DURATION_S = 0.1
 """Shortest recording OpenAI's API takes."""

@@ -26,7 +26,7 @@ from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 TOLERANCE_S = 0.5
 """Sound that may be missing before a file counts as damaged: encoders pad, headers round, last frames break off."""

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from deployments.audio.speech import Span
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 LONG_S = 1.0
 """A pause of so much, or silence before or after all speech."""

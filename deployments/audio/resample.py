@@ -4,7 +4,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 MIN_RATE, MAX_RATE = 4_000, 768_000
 """Samples per second of what recorders and converters write; other rates come from broken headers."""

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from deployments.audio.speech import FRAME
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 _CONTEXT = 64  # samples before a frame that the model sees with it
 _MAX_FRAMES = 512  # at a time; bounds what the model takes of memory

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from deployments.audio import refusals
 from deployments.audio.metered import MeteredFile
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 PLACEHOLDER_BYTES = 0x7E00_0000
 """Sizes from here up are what writers into a pipe put where they do not know the size: 0xFFFFFFFF (FFmpeg), 0x7FFFF000

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from deployments.audio.decode import decode_blocks
+from deployments.audio.waveform import Waveform
 from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError, UnknownModel
 from deployments.ingress import openapi
 from deployments.ingress.capacity import Capacity
@@ -49,7 +50,7 @@ from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.recordings import Decodes, TranscribesRecordings
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import Delta, Waveform
+from deployments.transcription.utterance import Delta
 
 logger = logging.getLogger("ray.serve.asr")
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Generator
 from concurrent.futures import Executor
 from contextlib import suppress
 
-from deployments.transcription.utterance import Waveform
+from deployments.audio.waveform import Waveform
 
 
 async def read_blocks(blocks: Generator[Waveform, None, None], threads: Executor) -> AsyncGenerator[Waveform, None]:

@@ -6,8 +6,8 @@ from typing import cast
 
 from ray.serve.handle import DeploymentHandle
 
+from deployments.audio.waveform import Waveform
 from deployments.ingress.ray_errors import REPLICA_LOST, own_errors, restarting
-from deployments.transcription.utterance import Waveform
 from deployments.transcription.words import Reading, Word
 
 logger = logging.getLogger("ray.serve.asr")

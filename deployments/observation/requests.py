@@ -16,11 +16,12 @@ from opentelemetry import context as trace_context
 from opentelemetry import trace
 
 from deployments.audio.speech import SpeechOptions
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.observation.tracing import tracer
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.recordings import Decodes, TranscribesRecordings
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
+from deployments.transcription.utterance import Delta
 from deployments.transcription.words import WordTimes
 
 logger = logging.getLogger("ray.serve.asr")

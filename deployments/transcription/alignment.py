@@ -7,10 +7,10 @@ from deployments.audio.cutting import Piece
 from deployments.audio.decode import for_model
 from deployments.audio.pauses import without_long_pauses
 from deployments.audio.speech import Span
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import UnalignableLanguage
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning
-from deployments.transcription.utterance import SAMPLE_RATE
 from deployments.transcription.words import Aligns, Word, WordTimes, check_alignable, spans_of
 
 logger = logging.getLogger("ray.serve.asr")

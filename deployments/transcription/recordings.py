@@ -4,9 +4,10 @@ from collections.abc import AsyncGenerator, AsyncIterator, Generator
 from typing import BinaryIO, Protocol
 
 from deployments.audio.speech import SpeechOptions
+from deployments.audio.waveform import Waveform
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import Delta, Waveform
+from deployments.transcription.utterance import Delta
 from deployments.transcription.words import WordTimes
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from deployments.audio.cutting import Cutter, Piece
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Listener, SpeechOptions
+from deployments.audio.waveform import Waveform
 from deployments.exceptions import ReplicaLost, ServiceUnavailable
 from deployments.transcription.alignment import Alignment
 from deployments.transcription.guards import Guard, OnGuard, has_loop, is_looping, may_become_echo, utterance_of
@@ -18,7 +19,7 @@ from deployments.transcription.options import DecodingOptions
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.telling import Telling, Turn
 from deployments.transcription.transcript import Transcript, TranscriptWarning
-from deployments.transcription.utterance import Delta, Recognizer, Transcription, Utterance, Waveform
+from deployments.transcription.utterance import Delta, Recognizer, Transcription, Utterance
 from deployments.transcription.words import Aligns, WordTimes
 
 logger = logging.getLogger("ray.serve.asr")

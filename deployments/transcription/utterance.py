@@ -4,17 +4,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.transcription.options import DecodingOptions
-
-SAMPLE_RATE = 16_000
-"""Samples per second of every waveform in the service: mono float32, nominally in [-1, 1]."""
-
-Waveform = NDArray[np.float32]
-"""One mono recording at `SAMPLE_RATE`, shape `(samples,)`."""
-
 
 FinishReason = Literal["stop", "length", "repetition"]
 """Why an answer ended: the model ended it, its token budget ran out, or it went round in circles and was stopped."""

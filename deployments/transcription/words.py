@@ -9,8 +9,8 @@ from enum import Enum
 from itertools import accumulate
 from typing import Protocol
 
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.exceptions import UnalignableLanguage
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 
 ALIGNED_LANGUAGES = frozenset(
     {

@@ -14,12 +14,13 @@ import uvicorn
 from fastapi import FastAPI
 
 from deployments.audio.speech import SpeechOptions
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.ingress.api import create_app
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcript import Segment, Transcript, Usage
-from deployments.transcription.utterance import SAMPLE_RATE, Delta, Waveform
+from deployments.transcription.utterance import Delta
 from deployments.transcription.words import WordTimes
 
 MODEL = "qwen3-asr-demo"

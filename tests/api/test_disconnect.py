@@ -10,13 +10,14 @@ import httpx
 import pytest
 from ray.exceptions import TaskCancelledError
 
+from deployments.audio.waveform import Waveform
 from deployments.ingress.api import create_app
 from deployments.ingress.deployment import Ingress
 from deployments.ingress.ray_errors import ClientLeftMiddleware
 from deployments.served_model import ServedModel
 from deployments.settings import Settings
 from deployments.transcription.transcriber import Transcriber
-from deployments.transcription.utterance import Delta, Transcription, Utterance, Waveform
+from deployments.transcription.utterance import Delta, Transcription, Utterance
 from tests.api.fakes import AUDIO, MODEL, TRANSCRIPTIONS, Service, error_of, served
 from tests.listening import Loudness, recorded
 

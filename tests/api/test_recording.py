@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from deployments.audio.waveform import Waveform
 from deployments.exceptions import InvalidAudio
 from deployments.ingress.recording import read_blocks
-from deployments.transcription.utterance import Waveform
 
 
 class Blocks:

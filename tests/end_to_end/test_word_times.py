@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.service import Service
 from deployments.audio.decode import decode
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from tests.media import encode
 from tests.speech import CHINESE, ENGLISH, Recording
 

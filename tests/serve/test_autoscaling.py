@@ -9,9 +9,10 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 from ray.serve.handle import DeploymentHandle
 
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.transcription.utterance import Utterance
 from tests.serve.fake_engine import FakeASR
 
 Deploy = Callable[[Application], DeploymentHandle]

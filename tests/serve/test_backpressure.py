@@ -13,12 +13,13 @@ from ray.serve.handle import DeploymentHandle
 from benchmarks.clips import noise
 from deployments.app import wire
 from deployments.audio.speech import SpeechOptions
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import TooManyRequests
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.settings import Settings
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.transcription.utterance import Utterance
 from tests.api.fakes import MODEL, TRANSCRIPTIONS, error_of
 from tests.listening import Loudness, blocks_of, recorded
 from tests.serve.fake_engine import FakeASR

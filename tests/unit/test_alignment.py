@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from deployments.audio.pauses import KEPT_S
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailable, UnalignableLanguage
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 from deployments.transcription.words import Word, WordTimes
 from tests.listening import Loudness, blocks_of, recorded, said
 from tests.unit.test_transcriber import FOUR_PIECES, SPEECH, FakeRecognizer, answer, number_of

@@ -20,8 +20,8 @@ from deployments.audio.decode import decode
 from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance
 from deployments.audio.refusals import SUPPORTED
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
 from tests.media import DATA, KINDS, LAYOUTS, encode
 
 LIMIT_S = 60.0

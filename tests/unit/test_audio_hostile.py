@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from deployments.audio import media
 from deployments.audio.decode import MIN_DURATION_S, decode
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.utterance import SAMPLE_RATE
 from tests.media import KINDS, encode, encode_picture_only
 
 LIMIT_S = 5.0

@@ -20,8 +20,8 @@ from deployments.audio import decode as decode_module
 from deployments.audio import metered
 from deployments.audio.decode import MAX_SEARCH_S, MAX_WORK_S, SEARCH_S_PER_BYTE, decode, decode_blocks
 from deployments.audio.media import MAX_STREAMS
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import InvalidAudio
-from deployments.transcription.utterance import SAMPLE_RATE
 from tests.media import KINDS, encode
 
 LIMIT_S = 60.0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deployments.audio.resample import Resampler, mix_down
-from deployments.transcription.utterance import SAMPLE_RATE
+from deployments.audio.waveform import SAMPLE_RATE
 
 RATES = [8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000]
 ABOVE_16K = [rate for rate in RATES if rate > SAMPLE_RATE]

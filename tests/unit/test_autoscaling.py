@@ -11,8 +11,9 @@ from ray import cloudpickle
 from ray.serve.config import AutoscalingConfig
 
 from deployments.asr import workload as workload_module
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.autoscaling import AUDIO_S, DONE_AUDIO_S_PER_S, UTTERANCES, AudioSecondsPolicy
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.transcription.utterance import Utterance
 
 POLICY: dict[str, Any] = {
     "policy_function": "deployments.autoscaling:AudioSecondsPolicy",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deployments.audio.cutting import LONG_PAUSE_S, Cutter, Piece, halve, quietest
 from deployments.audio.speech import FRAME_S, Span, SpeechFinder, SpeechOptions
-from deployments.transcription.utterance import SAMPLE_RATE
+from deployments.audio.waveform import SAMPLE_RATE
 from tests.listening import Loudness, cut, recorded, said, silence
 
 

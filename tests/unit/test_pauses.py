@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.audio.pauses import KEPT_S, without_long_pauses
 from deployments.audio.speech import Span
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 LENGTHS = st.integers(0, 3 * SAMPLE_RATE)
 

@@ -11,7 +11,7 @@ from benchmarks.hostile_sounds import SOUNDS
 from deployments.audio.decode import decode
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import FRAME, Span, SpeechFinder, SpeechOptions
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from tests.listening import recorded
 from tests.media import DATA
 from tests.speech import RECORDINGS, Recording

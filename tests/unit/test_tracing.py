@@ -8,8 +8,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.observation import tracing
-from deployments.transcription.utterance import SAMPLE_RATE, Timings, Transcription, Utterance
+from deployments.transcription.utterance import Timings, Transcription, Utterance
 
 UTTERANCE = Utterance(np.zeros(2 * SAMPLE_RATE, np.float32))
 

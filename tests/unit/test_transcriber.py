@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from deployments.audio.speech import SpeechOptions
+from deployments.audio.waveform import Waveform
 from deployments.exceptions import EngineFailure, InvalidAudio, ReplicaLost, ServiceUnavailable
 from deployments.transcription.options import MAX_SEED, DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.utterance import Delta, Token, Transcription, Utterance, Waveform
+from deployments.transcription.utterance import Delta, Token, Transcription, Utterance
 from tests.listening import Loudness, blocks_of, recorded, said, silence
 
 SPEECH = SpeechOptions()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 
 
 @pytest.fixture(scope="session", autouse=True)

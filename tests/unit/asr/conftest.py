@@ -10,9 +10,10 @@ from transformers import AutoProcessor
 from benchmarks.random_checkpoint import SHAPES, write_native, write_original
 from deployments.asr.checkpoint import Checkpoint, load
 from deployments.asr.engine import Engine
+from deployments.audio.waveform import Waveform
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions
-from deployments.transcription.utterance import Utterance, Waveform
+from deployments.transcription.utterance import Utterance
 from tests.unit.tiny_models import one_thread
 
 __all__ = ["one_thread"]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from deployments.asr.arrivals import OVERTAKING_TOKENS, Arrivals
 from deployments.asr.request import Request
 from deployments.asr.sequence import Sequence
-from deployments.transcription.utterance import SAMPLE_RATE, Utterance
+from deployments.audio.waveform import SAMPLE_RATE
+from deployments.transcription.utterance import Utterance
 
 BUDGET_S = 10.0
 

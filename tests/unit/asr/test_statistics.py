@@ -9,8 +9,9 @@ from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.asr.statistics import Group, Load, Statistics
+from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import EngineFailure, InvalidAudio
-from deployments.transcription.utterance import SAMPLE_RATE, Transcription, Utterance
+from deployments.transcription.utterance import Transcription, Utterance
 from tests.unit.asr.conftest import make_utterance
 from tests.unit.tiny_models import noise
 

@@ -7,7 +7,7 @@ import pytest
 from benchmarks import hostile
 from benchmarks.hostile import KINDS, Case, Outcome, judge, make_case, rows_of
 from benchmarks.hostile_sounds import SOUNDS, at_level, coloured_noise
-from deployments.transcription.utterance import SAMPLE_RATE
+from deployments.audio.waveform import SAMPLE_RATE
 
 
 @pytest.mark.parametrize("number", range(len(KINDS)))

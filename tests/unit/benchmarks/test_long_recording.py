@@ -15,7 +15,7 @@ from benchmarks.long_recording.cuts import cut_sentences
 from benchmarks.long_recording.speech import Sentence, join, write_mp3
 from benchmarks.long_recording.words import by_joining, compare, habits
 from deployments.audio.decode import decode
-from deployments.transcription.utterance import SAMPLE_RATE, Waveform
+from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from tests.speech import RECORDINGS, Recording
 
 SAID = ["The plane leaves at ten.", "I like tea.", "Call me."]
