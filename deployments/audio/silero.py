@@ -4,6 +4,7 @@ The package's own loader imports torch, which the ingress never does; its ONNX m
 one that takes any number of frames at once (`silero_vad.sequence_vad`), so that Python is not asked for each of them.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import distribution
 
@@ -25,14 +26,21 @@ _LEVEL_FRAMES = 125  # 4 s: fewer frames are judged together with those before t
 _QUIET = 0.05  # -26 dBFS
 _MAX_GAIN = 100.0  # 40 dB: the noise of an empty room stays below the level of speech
 
+# Somebody quiet between two who are loud is below the level of what the model sees. So what it does not take for speech
+# and is far below the level is heard once more, at a level of its own.
+_DOUBTED = 0.5
+_UNHEARD_FRAMES = 16  # 0.5 s
+_FAR_BELOW = 0.1  # -20 dB
+
+_State = tuple[NDArray[np.float32], NDArray[np.float32]]
+
 
 class SileroVad:
     """One recording on its way through the detector, block by block. The model itself is loaded once."""
 
     def __init__(self) -> None:
         self._session = _load()
-        self._hidden = np.zeros(_STATE, np.float32)
-        self._cell = np.zeros(_STATE, np.float32)
+        self._state = _nothing_before()
         self._context: Waveform | None = None
         self._rest = np.empty(0, np.float32)
         self._levels = np.empty(0, np.float32)
@@ -55,32 +63,58 @@ class SileroVad:
             return np.empty(0, np.float32)
         before = np.full(_CONTEXT, samples[0]) if self._context is None else self._context
         self._context = samples[-_CONTEXT:].copy()
-        levelled = self._level(np.concatenate([before, samples]))
-        frames = np.lib.stride_tricks.sliding_window_view(levelled, _CONTEXT + FRAME)[::FRAME]
+        heard = np.concatenate([before, samples])
+        heard -= heard.mean(dtype=np.float64).astype(np.float32)
+        levels = np.sqrt(np.mean(np.square(heard[_CONTEXT:].reshape(-1, FRAME)), axis=1))
+        level = self._level(levels)
+        probabilities, self._state = self._run(_at_level(heard, level), self._state)
+        for start, end in _unheard(probabilities, levels, level):
+            own = float(np.percentile(levels[start:end], _LEVEL_PERCENTILE))
+            alone = _at_level(heard[start * FRAME : end * FRAME + _CONTEXT], own)
+            again, _ = self._run(alone, _nothing_before())
+            probabilities[start:end] = np.maximum(probabilities[start:end], again)
+        return probabilities
+
+    def _run(self, samples: Waveform, state: _State) -> tuple[NDArray[np.float32], _State]:
+        """The probabilities of all frames, which begin after the context of the first, and the state after the last."""
+        frames = np.lib.stride_tricks.sliding_window_view(samples, _CONTEXT + FRAME)[::FRAME]
         judged = []
+        hidden, cell = state
         for start in range(0, len(frames), _MAX_FRAMES):
-            probabilities, self._hidden, self._cell = self._session.run(
-                ["speech_probs", "hn", "cn"],
-                {
-                    "input": np.ascontiguousarray(frames[start : start + _MAX_FRAMES]),
-                    "h": self._hidden,
-                    "c": self._cell,
-                },
+            some = np.ascontiguousarray(frames[start : start + _MAX_FRAMES])
+            probabilities, hidden, cell = self._session.run(
+                ["speech_probs", "hn", "cn"], {"input": some, "h": hidden, "c": cell}
             )
             judged.append(np.asarray(probabilities, np.float32).reshape(-1))
-        return np.concatenate(judged)
+        return np.concatenate(judged), (hidden, cell)
 
-    def _level(self, samples: Waveform) -> Waveform:
-        """Take the offset out, raise what is quiet and lower what is beyond full scale."""
-        centred = samples - samples.mean(dtype=np.float64).astype(np.float32)
-        frames = centred[_CONTEXT:].reshape(-1, FRAME)
-        levels = np.sqrt(np.mean(np.square(frames), axis=1))
+    def _level(self, levels: NDArray[np.float32]) -> float:
+        """The level of the next frames, from theirs and those before them."""
         judged = np.concatenate([self._levels, levels])[-max(len(levels), _LEVEL_FRAMES) :]
         self._levels = judged[-_LEVEL_FRAMES:]
-        level = max(float(np.percentile(judged, _LEVEL_PERCENTILE)), 1e-12)
-        if _QUIET <= level <= 1:
-            return np.clip(centred, -1, 1)
-        return np.clip(centred * np.float32(min(_MAX_GAIN, _QUIET / level)), -1, 1)
+        return float(np.percentile(judged, _LEVEL_PERCENTILE))
+
+
+def _at_level(samples: Waveform, level: float) -> Waveform:
+    """Raise what is quiet and lower what is beyond full scale."""
+    gain = 1.0 if _QUIET <= level <= 1 else min(_MAX_GAIN, _QUIET / max(level, 1e-12))
+    return np.clip(samples * np.float32(gain), -1, 1)
+
+
+def _unheard(
+    probabilities: NDArray[np.float32], levels: NDArray[np.float32], level: float
+) -> Iterator[tuple[int, int]]:
+    """Frames (start, end) in a row without speech that were so far below the level that there may be some."""
+    borders = np.flatnonzero(np.diff(probabilities < _DOUBTED, prepend=False, append=False))
+    for start, end in borders.reshape(-1, 2).tolist():
+        if end - start >= _UNHEARD_FRAMES:
+            own = float(np.percentile(levels[start:end], _LEVEL_PERCENTILE))
+            if _QUIET / _MAX_GAIN <= own < _FAR_BELOW * level:
+                yield start, end
+
+
+def _nothing_before() -> _State:
+    return np.zeros(_STATE, np.float32), np.zeros(_STATE, np.float32)
 
 
 @cache

@@ -11,7 +11,7 @@ from deployments.audio.waveform import SAMPLE_RATE
 from deployments.exceptions import UnalignableLanguage
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning
-from deployments.transcription.words import Aligns, Word, WordTimes, check_alignable, spans_of
+from deployments.transcription.words import Aligns, Word, WordTimes, check_alignable, in_their_time, spans_of
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -74,7 +74,7 @@ async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
     begin, end = (round((time - piece.start) * SAMPLE_RATE) for time in (part.start, part.end))
     speech = [Span(span.start - part.start, span.end - part.start) for span in part.speech]
     spoken = without_long_pauses(piece.waveform[begin:end], speech)
-    words = await aligner.align(for_model(spoken.waveform), text, language)
+    words = in_their_time(await aligner.align(for_model(spoken.waveform), text, language))
     timed = []
     for word, (first, last) in zip(words, spans_of(words, text), strict=True):
         times = (min(round(part.start + time, 3), part.end) for time in spoken.original(word.start, word.end))

@@ -3,7 +3,7 @@
 import importlib.util
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
@@ -32,6 +32,7 @@ ALIGNED_LANGUAGES = frozenset(
 _SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """Optional packages that split texts into words where spaces do not."""
 
+_LOST_WORDS = 3
 _MAX_SKIPPED = 40  # letters between two words that a splitter wrote otherwise
 
 
@@ -157,6 +158,31 @@ def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, f
         before = times[-1][1] if times else words[0].start
         times.append((own[0].start, own[-1].end) if own else (before, before))
     return times
+
+
+def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
+    """Words of which three or more in a row take no time share that of the two around them, by their letters.
+
+    There an aligner has lost its place: a word takes no time where it is said so fast, and a sentence never.
+    """
+    timed = list(words)
+    place = 0
+    while place < len(words):
+        end = place
+        while end < len(words) and words[end].end <= words[end].start:
+            end += 1
+        if end - place >= _LOST_WORDS:
+            first, last = max(place - 1, 0), min(end, len(words) - 1)
+            timed[first : last + 1] = _shared_out(words[first : last + 1])
+        place = end + 1
+    return tuple(timed)
+
+
+def _shared_out(words: Sequence[Word]) -> Iterator[Word]:
+    start, seconds = words[0].start, words[-1].end - words[0].start
+    said = list(accumulate((max(1, len(word.text)) for word in words), initial=0))
+    for word, before, after in zip(words, said, said[1:], strict=False):
+        yield Word(word.text, start + seconds * before / said[-1], start + seconds * after / said[-1])
 
 
 def _is_kept(char: str) -> bool:

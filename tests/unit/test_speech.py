@@ -56,6 +56,17 @@ def test_the_level_does_not_matter(dbfs: float) -> None:
         assert find(at_level(read(recording), dbfs)), recording.path.name
 
 
+@pytest.mark.parametrize("dbfs", [-44.0, -50.0])
+def test_somebody_quiet_between_two_who_are_loud(dbfs: float) -> None:
+    loud, *quiet = [read(recording) for recording in RECORDINGS[:6]]
+    for sentence in quiet:
+        before = np.concatenate([at_level(loud, -14), np.zeros(SAMPLE_RATE, np.float32)])
+        spans = find(np.concatenate([before, at_level(sentence, dbfs), before[::-1]]))
+        start, end = len(before) / SAMPLE_RATE, (len(before) + len(sentence)) / SAMPLE_RATE
+        heard = sum(max(0.0, min(span.end, end) - max(span.start, start)) for span in spans)
+        assert heard > 0.5 * (end - start - 0.6), "without the silence at its ends"
+
+
 def test_quiet_speech_with_a_click() -> None:
     waveform = at_level(read(RECORDINGS[0]), -50)
     waveform[2000:2010] = 1.0
