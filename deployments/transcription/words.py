@@ -32,7 +32,7 @@ ALIGNED_LANGUAGES = frozenset(
 _SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """Optional packages that split texts into words where spaces do not."""
 
-_LOST_WORDS = 3
+_LOST_WORDS = 2
 _MAX_SKIPPED = 40  # letters between two words that a splitter wrote otherwise
 
 
@@ -161,9 +161,9 @@ def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, f
 
 
 def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
-    """Words of which three or more in a row take no time share that of the two around them, by their letters.
+    """Words of which two or more in a row take no time share that of the two around them, by their letters.
 
-    There an aligner has lost its place: a word takes no time where it is said so fast, and a sentence never.
+    There an aligner has lost its place: one word takes no time where it is said so fast, several do not.
     """
     timed = list(words)
     place = 0
@@ -173,7 +173,7 @@ def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
             end += 1
         if end - place >= _LOST_WORDS:
             first, last = max(place - 1, 0), min(end, len(words) - 1)
-            timed[first : last + 1] = _shared_out(words[first : last + 1])
+            timed[first : last + 1] = _shared_out(timed[first : last + 1])
         place = end + 1
     return tuple(timed)
 
