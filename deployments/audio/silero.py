@@ -68,8 +68,7 @@ class SileroVad:
         levels = np.sqrt(np.mean(np.square(heard[_CONTEXT:].reshape(-1, FRAME)), axis=1))
         level = self._level(levels)
         probabilities, self._state = self._run(_at_level(heard, level), self._state)
-        for start, end in _unheard(probabilities, levels, level):
-            own = float(np.percentile(levels[start:end], _LEVEL_PERCENTILE))
+        for start, end, own in _unheard(probabilities, levels, level):
             alone = _at_level(heard[start * FRAME : end * FRAME + _CONTEXT], own)
             again, _ = self._run(alone, _nothing_before())
             probabilities[start:end] = np.maximum(probabilities[start:end], again)
@@ -103,14 +102,14 @@ def _at_level(samples: Waveform, level: float) -> Waveform:
 
 def _unheard(
     probabilities: NDArray[np.float32], levels: NDArray[np.float32], level: float
-) -> Iterator[tuple[int, int]]:
-    """Frames (start, end) in a row without speech that were so far below the level that there may be some."""
+) -> Iterator[tuple[int, int, float]]:
+    """Frames (start, end) in a row without speech, so far below the level that there may be some; and their own level."""
     borders = np.flatnonzero(np.diff(probabilities < _DOUBTED, prepend=False, append=False))
     for start, end in borders.reshape(-1, 2).tolist():
         if end - start >= _UNHEARD_FRAMES:
             own = float(np.percentile(levels[start:end], _LEVEL_PERCENTILE))
             if _QUIET / _MAX_GAIN <= own < _FAR_BELOW * level:
-                yield start, end
+                yield start, end, own
 
 
 def _nothing_before() -> _State:
