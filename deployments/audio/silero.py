@@ -103,7 +103,7 @@ def _at_level(samples: Waveform, level: float) -> Waveform:
 def _unheard(
     probabilities: NDArray[np.float32], levels: NDArray[np.float32], level: float
 ) -> Iterator[tuple[int, int, float]]:
-    """Frames (start, end) in a row without speech, so far below the level that there may be some; and their own level."""
+    """Frames in a row without speech, so far below the level that there may be some: (start, end, their own level)."""
     borders = np.flatnonzero(np.diff(probabilities < _DOUBTED, prepend=False, append=False))
     for start, end in borders.reshape(-1, 2).tolist():
         if end - start >= _UNHEARD_FRAMES:
