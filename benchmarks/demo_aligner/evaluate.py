@@ -10,7 +10,7 @@ and espeak-ng.
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,7 +19,9 @@ import torch
 from benchmarks import results
 from benchmarks.demo_aligner import testset
 from benchmarks.demo_aligner.export import EXPORTED
+from benchmarks.demo_aligner.said import words_of
 from benchmarks.demo_aligner.scoring import Score, align, errors_of
+from benchmarks.demo_aligner.testset import TimedItem
 from benchmarks.demo_checkpoint.card import write_metrics
 from benchmarks.demo_checkpoint.grammar import Language
 from deployments.aligner.checkpoint import load_aligner
@@ -27,6 +29,7 @@ from deployments.audio.pauses import Shortened, without_long_pauses
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import SpeechFinder, SpeechOptions
 from deployments.audio.waveform import Waveform
+from deployments.transcription.words import Word, in_their_time
 
 GOAL_MS = 60.0
 """Mean absolute error that unseen sentences of trained voices must stay within."""
@@ -46,8 +49,7 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
         )
         errors = [
             errors_of(
-                item.times,
-                [time for pair in zip(times[::2], times[1::2], strict=True) for time in heard.original(*pair)],
+                item.times, [time for word in _timed(item, times) for time in heard.original(word.start, word.end)]
             )
             for item, heard, times in zip(group.items, spoken, found, strict=True)
         ]
@@ -63,6 +65,12 @@ def _as_served(waveform: Waveform) -> Shortened:
     """What the service gives its aligner of an utterance."""
     finder = SpeechFinder(SileroVad(), SpeechOptions())
     return without_long_pauses(waveform, [*finder.push(waveform), *finder.finish()])
+
+
+def _timed(item: TimedItem, times: Sequence[float]) -> tuple[Word, ...]:
+    """What the service makes of the aligner's answer."""
+    spans = zip(words_of(item.text, item.language), times[::2], times[1::2], strict=True)
+    return in_their_time([Word(*span) for span in spans])
 
 
 def _score(group: str, language: Language, errors: list[list[float]]) -> Score:

@@ -33,6 +33,7 @@ _SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """Optional packages that split texts into words where spaces do not."""
 
 _LOST_WORDS = 2
+_PAUSE_S = 0.1  # one step of a released aligner is 0.08
 _MAX_SKIPPED = 40  # letters between two words that a splitter wrote otherwise
 
 
@@ -161,9 +162,10 @@ def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, f
 
 
 def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
-    """Words of which two or more in a row take no time share that of the two around them, by their letters.
+    """Words of which two or more in a row take no time share that of their neighbours, by their letters.
 
-    There an aligner has lost its place: one word takes no time where it is said so fast, several do not.
+    There an aligner has lost its place: one word takes no time where it is said so fast, several do not. A neighbour
+    beyond a pause keeps its own.
     """
     timed = list(words)
     place = 0
@@ -172,10 +174,15 @@ def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
         while end < len(words) and words[end].end <= words[end].start:
             end += 1
         if end - place >= _LOST_WORDS:
-            first, last = max(place - 1, 0), min(end, len(words) - 1)
-            timed[first : last + 1] = _shared_out(timed[first : last + 1])
+            first = place - 1 if place > 0 and _touch(words[place - 1], words[place]) else place
+            last = end + 1 if end < len(words) and _touch(words[end - 1], words[end]) else end
+            timed[first:last] = _shared_out(timed[first:last])
         place = end + 1
     return tuple(timed)
+
+
+def _touch(word: Word, following: Word) -> bool:
+    return following.start - word.end < _PAUSE_S
 
 
 def _shared_out(words: Sequence[Word]) -> Iterator[Word]:

@@ -249,6 +249,12 @@ class TestWordsInNoTime:
         words = (Word("It", 0.5, 0.5), Word("is", 0.5, 0.6), Word("not", 0.6, 1.0), Word("a", 1.0, 1.0))
         assert in_their_time(words) == words
 
+    def test_a_pause_beside_them_stays(self) -> None:
+        lost = [Word("I", 3.0, 3.0), Word("am", 3.0, 3.0)]
+        before, *_, last = in_their_time([Word("Hello", 0.5, 1.0), *lost, Word("not", 3.0, 3.6)])
+        assert (before, last) == (Word("Hello", 0.5, 1.0), Word("not", 3.3, 3.6))
+        assert in_their_time([before, *lost, Word("So", 4.0, 4.5)]) == (before, *lost, Word("So", 4.0, 4.5))
+
     def test_a_word_between_two_such_places_gives_to_both(self) -> None:
         lost = [Word("a", 1.0, 1.0)] * 2
         found = in_their_time([*lost, Word("b", 1.0, 2.0), *[Word("c", 2.0, 2.0)] * 2, Word("d", 2.0, 3.0)])
