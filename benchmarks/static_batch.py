@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import pad
 
-from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.prompt import Prompt
 from deployments.audio.waveform import SAMPLE_RATE
+from deployments.budget import token_budget
 from deployments.exceptions import InvalidRequest
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance

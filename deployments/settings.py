@@ -20,7 +20,7 @@ from pydantic_settings import (
 )
 
 from deployments.api_keys import ApiKey, parse_api_keys, read_api_keys
-from deployments.asr.budget import least_slot_tokens
+from deployments.budget import least_slot_tokens
 from deployments.transcription.languages import resolve_language
 
 ENVIRONMENT_PREFIX = "ASR_"

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from deployments.asr.budget import CHUNK_TOKENS
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
 from deployments.asr.joined import join
 from deployments.asr.packed import Packed, attend_packed
 from deployments.audio.waveform import Waveform
+from deployments.budget import CHUNK_TOKENS
 
 FRAMES_PER_S = 100
 """Of the spectrogram."""

@@ -12,7 +12,6 @@ import torch
 
 from deployments.asr.answer import AnswerReader
 from deployments.asr.arrivals import Arrivals
-from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.loops import LoopDetector
 from deployments.asr.prompt import Prompt
@@ -23,6 +22,7 @@ from deployments.asr.sampling import generator_for, sample
 from deployments.asr.sequence import Sequence
 from deployments.asr.statistics import Group, Load, Statistics
 from deployments.audio.waveform import SAMPLE_RATE
+from deployments.budget import token_budget
 from deployments.exceptions import InvalidAudio, InvalidRequest, ServiceError
 from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions

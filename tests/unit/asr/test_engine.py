@@ -20,13 +20,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from deployments.asr.budget import token_budget
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.engine import Engine
 from deployments.asr.request import Request
 from deployments.asr.result import result_of
 from deployments.asr.sampling import _probabilities, sample
 from deployments.asr.sequence import Sequence
+from deployments.budget import token_budget
 from deployments.exceptions import EngineFailure, InvalidAudio, InvalidRequest, ReplicaLost, ServiceError
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.options import DecodingOptions

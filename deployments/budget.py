@@ -1,4 +1,4 @@
-"""How many tokens an utterance takes. Free of torch, for the settings."""
+"""How many tokens an utterance takes: what the settings require room for, and the engine goes by."""
 
 import math
 
