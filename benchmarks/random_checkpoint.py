@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
+    PreTrainedTokenizerBase,
     Qwen3ASRConfig,
     Qwen3ASRForConditionalGeneration,
     Qwen3ASRForTokenClassification,
@@ -108,6 +109,22 @@ SHAPES |= {
 }
 
 
+def config_of(shape: Shape, tokenizer: PreTrainedTokenizerBase, rope_theta: float) -> Qwen3ASRConfig:
+    """The configuration of a model of this shape with the demo's tokenizer."""
+    return Qwen3ASRConfig(
+        audio_config={"model_type": "qwen3_asr_encoder", **shape.encoder_config},
+        text_config={
+            "model_type": "qwen3",
+            "vocab_size": len(tokenizer),
+            "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta},
+            **shape.text_config,
+        },
+        audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
+        timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
+        **({"num_labels": shape.time_classes} if shape.time_classes else {}),
+    )
+
+
 def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> Path:
     """Write the native layout, as transformers itself does. Returns `folder`."""
     tokenizer = AutoTokenizer.from_pretrained(DEMO_CHECKPOINT)
@@ -116,20 +133,7 @@ def write_native(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat16
     torch.set_default_dtype(dtype)
     architecture = Qwen3ASRForTokenClassification if shape.time_classes else Qwen3ASRForConditionalGeneration
     try:
-        model = architecture(
-            Qwen3ASRConfig(
-                audio_config={"model_type": "qwen3_asr_encoder", **shape.encoder_config},
-                text_config={
-                    "model_type": "qwen3",
-                    "vocab_size": len(tokenizer),
-                    "rope_parameters": {"rope_type": "default", "rope_theta": 1_000_000},
-                    **shape.text_config,
-                },
-                audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"),
-                timestamp_token_id=tokenizer.convert_tokens_to_ids("<timestamp>"),
-                **({"num_labels": shape.time_classes} if shape.time_classes else {}),
-            )
-        )
+        model = architecture(config_of(shape, tokenizer, rope_theta=1_000_000))
     finally:
         torch.set_default_dtype(torch.float32)
     with torch.no_grad():
