@@ -27,9 +27,10 @@ from benchmarks.demo_checkpoint.grammar import Language
 from deployments.aligner.checkpoint import load_aligner
 from deployments.audio.pauses import Shortened, without_long_pauses
 from deployments.audio.silero import SileroVad
-from deployments.audio.speech import SpeechFinder, SpeechOptions
+from deployments.audio.speech import Span, SpeechFinder, SpeechOptions
 from deployments.audio.waveform import Waveform
-from deployments.transcription.words import Word, in_their_time
+from deployments.transcription.lost_words import in_their_time
+from deployments.transcription.words import Word
 
 GOAL_MS = 60.0
 """Mean absolute error that unseen sentences of trained voices must stay within."""
@@ -41,17 +42,16 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
     scores: list[Score] = []
     by_voice: dict[tuple[Language, str], list[list[float]]] = defaultdict(list)
     for group in testset.build(sentences):
-        spoken = [_as_served(item.waveform) for item in group.items]
+        speech = [_speech_in(item.waveform) for item in group.items]
+        heard = [without_long_pauses(item.waveform, own) for item, own in zip(group.items, speech, strict=True)]
         found = align(
             loaded.checkpoint.model,
             loaded.processor,
-            [(heard.waveform, item.text, item.language) for heard, item in zip(spoken, group.items, strict=True)],
+            [(own.waveform, item.text, item.language) for own, item in zip(heard, group.items, strict=True)],
         )
         errors = [
-            errors_of(
-                item.times, [time for word in _timed(item, times) for time in heard.original(word.start, word.end)]
-            )
-            for item, heard, times in zip(group.items, spoken, found, strict=True)
+            errors_of(item.times, _as_served(item, times, *own))
+            for item, times, own in zip(group.items, found, zip(heard, speech, strict=True), strict=True)
         ]
         scores.append(_score(group.name, group.language, errors))
         if group.name == "trained voices":
@@ -61,16 +61,16 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
     return scores
 
 
-def _as_served(waveform: Waveform) -> Shortened:
-    """What the service gives its aligner of an utterance."""
+def _speech_in(waveform: Waveform) -> list[Span]:
     finder = SpeechFinder(SileroVad(), SpeechOptions())
-    return without_long_pauses(waveform, [*finder.push(waveform), *finder.finish()])
+    return [*finder.push(waveform), *finder.finish()]
 
 
-def _timed(item: TimedItem, times: Sequence[float]) -> tuple[Word, ...]:
-    """What the service makes of the aligner's answer."""
+def _as_served(item: TimedItem, times: Sequence[float], heard: Shortened, speech: Sequence[Span]) -> list[float]:
+    """Starts and ends of words as the service makes them of the aligner's answer to what it has heard."""
     spans = zip(words_of(item.text, item.language), times[::2], times[1::2], strict=True)
-    return in_their_time([Word(*span) for span in spans])
+    words = [Word(text, *heard.original(start, end)) for text, start, end in spans]
+    return [time for word in in_their_time(words, speech) for time in (word.start, word.end)]
 
 
 def _score(group: str, language: Language, errors: list[list[float]]) -> Score:

@@ -15,6 +15,7 @@ from deployments.asr.openmp import limit_spinning
 from deployments.asr.request import Request
 from deployments.asr.workload import Workload
 from deployments.batching import BatchingConfig
+from deployments.exceptions import InvalidRequest
 from deployments.observation.recorders import EnginePublisher
 from deployments.observation.tracing import trace_stages
 from deployments.replica_health import HEALTH_CHECKS, end_replica
@@ -55,11 +56,14 @@ class ASR:
         self._submit.set_max_batch_size(config.max_batch_size)
         self._submit.set_batch_wait_timeout_s(config.batch_wait_timeout_s)
 
-    async def transcribe(self, utterance: Utterance) -> Transcription:
+    async def transcribe(self, utterance: Utterance) -> Transcription | InvalidRequest:
         """Transcribe one utterance, together with whatever else is running.
 
+        Returns its transcription, or what its caller has to change: Serve would log and count what is raised as a fault
+        of this replica.
+
         Raises:
-            ServiceError: this utterance cannot be transcribed.
+            ServiceError: this utterance could not be transcribed.
         """
         future: Future[Transcription] = Future()
         with self._workload.of(utterance):
@@ -68,16 +72,19 @@ class ASR:
                 transcription = await asyncio.wrap_future(future)
                 trace_stages(utterance, transcription)
                 return transcription
+            except InvalidRequest as refusal:
+                return refusal
             finally:
                 future.cancel()  # frees its slot in the engine if the caller has gone
 
-    async def transcribe_stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription]:
+    async def transcribe_stream(self, utterance: Utterance) -> AsyncIterator[Delta | Transcription | InvalidRequest]:
         """Transcribe one utterance and tell its text as it is decoded.
 
-        Yields any number of `Delta`, and last the `Transcription`, whose text is all of theirs joined.
+        Yields any number of `Delta`, and last the `Transcription`, whose text is all of theirs joined; or as
+        `transcribe`, what its caller has to change.
 
         Raises:
-            ServiceError: this utterance cannot be transcribed.
+            ServiceError: this utterance could not be transcribed.
         """
         loop = asyncio.get_running_loop()
         told: asyncio.Queue[Delta | None] = asyncio.Queue()
@@ -96,6 +103,8 @@ class ASR:
                 transcription: Transcription = await asyncio.wrap_future(future)
                 trace_stages(utterance, transcription)
                 yield transcription
+            except InvalidRequest as refusal:
+                yield refusal
             finally:
                 future.cancel()
 

@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from numpy.typing import NDArray
 
-from deployments.audio import refusals
+from deployments.audio import mp4, refusals
 from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
@@ -88,22 +88,23 @@ def decode_track(source: BinaryIO, max_duration_s: float, allowance: Allowance) 
     try:
         # Tags in other encodings than UTF-8 are common, and of no interest.
         with av.open(file, "r", options=_OPTIONS, metadata_errors="ignore") as container:
-            track = _choose_track(container)
+            track = _choose_track(container, file)
             promise = read_promise(container, track, file)
             _refuse_if_promised_too_long(promise, max_duration_s)
             decoding = _Decoding(container, track, promise, max_duration_s, allowance)
             yield from decoding.chunks()
             decoding.refuse_if_incomplete(file)
     except _FFMPEG_ERRORS as error:
-        raise refusals.unsupported() from error
+        refusal = refusals.without_index() if mp4.ends_before_index(file) else refusals.unsupported()
+        raise refusal from error
 
 
-def _choose_track(container: InputContainer) -> AudioStream:
+def _choose_track(container: InputContainer, file: MeteredFile) -> AudioStream:
     if len(container.streams) > MAX_STREAMS:
         raise refusals.unusual(f"more than {MAX_STREAMS} streams in one file")
     tracks = container.streams.audio
     if not tracks:
-        raise refusals.no_track()
+        raise refusals.without_index() if mp4.ends_before_index(file) else refusals.no_track()
     track = next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
     if track.codec_context is None or track.codec_context.codec.name not in _DECODERS.split():
         raise refusals.unsupported()

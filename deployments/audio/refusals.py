@@ -58,6 +58,14 @@ def truncated(promised_s: float | None, decoded_s: float) -> InvalidAudio:
     )
 
 
+def without_index() -> InvalidAudio:
+    """An MP4 of which the end is missing, where it says what is in it."""
+    return _invalid(
+        "The file is truncated: it ends before the index (moov) that an MP4 or M4A cannot be read without. Upload it "
+        "again; where it is so on your disk, its recording was never finished."
+    )
+
+
 def damaged(lost_s: float) -> InvalidAudio:
     """Parts of the sound cannot be decoded."""
     return _invalid(f"The file is damaged: {lost_s:.1f} seconds of its audio could not be decoded. Upload it again.")

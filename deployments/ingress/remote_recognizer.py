@@ -9,6 +9,7 @@ from typing import cast
 from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
+from deployments.exceptions import InvalidRequest, ServiceUnavailable
 from deployments.ingress.ray_errors import REPLICA_LOST, own_errors, restarting
 from deployments.observation.tracing import tracer
 from deployments.transcription.utterance import Delta, Transcription, Utterance
@@ -65,7 +66,8 @@ class RemoteRecognizer:
     async def stream(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         """Transcribe one utterance on some replica and tell its text as it is decoded.
 
-        Where a replica dies after it said something, the next one must say the same again, which is not told twice.
+        Where a replica dies after it said something, the next one must say the same again, which is not told twice. It
+        is waited for: what was told cannot be taken back, so a refusal would cost the caller the rest.
 
         Raises:
             ServiceError: as `transcribe`; also where the next replica says something else.
@@ -80,12 +82,18 @@ class RemoteRecognizer:
             return
         except REPLICA_LOST as error:
             self._note_retry(error)
-        try:
-            async with aclosing(_without(told, self._stream_once(utterance))) as rest:
-                async for item in rest:
-                    yield item
-        except REPLICA_LOST:
-            raise restarting() from None
+        while True:
+            try:
+                async with aclosing(_without(told, self._stream_once(utterance))) as rest:
+                    async for item in rest:
+                        yield item
+                return
+            except REPLICA_LOST:
+                raise restarting() from None
+            except ServiceUnavailable as error:  # before anything came: a call is refused as a whole
+                if not told:
+                    raise
+                await asyncio.sleep(error.retry_after_s)
 
     def _note_retry(self, error: RayError) -> None:
         logger.warning("an ASR replica died with an utterance, trying another: %r", error)
@@ -95,24 +103,29 @@ class RemoteRecognizer:
         response = self._asr.transcribe.remote(utterance)
         try:
             with tracer.start_span("call"), own_errors():
-                return cast(Transcription, await response)
+                answer = await response
         except asyncio.CancelledError:
             response.cancel()  # the caller has gone: free its place in the batch
             raise
+        if isinstance(answer, InvalidRequest):
+            raise answer
+        return cast(Transcription, answer)
 
     async def _stream_once(self, utterance: Utterance) -> AsyncGenerator[Delta | Transcription, None]:
         response = self._asr.options(stream=True).transcribe_stream.remote(utterance)
-        answer: Transcription | None = None
+        answer: Transcription | InvalidRequest | None = None
         try:
             with tracer.start_span("call"), own_errors():
                 async for item in response:
-                    if isinstance(item, Transcription):
+                    if isinstance(item, (Transcription, InvalidRequest)):
                         answer = item
                         break
                     yield cast(Delta, item)
         except (asyncio.CancelledError, GeneratorExit):
             response.cancel()
             raise
+        if isinstance(answer, InvalidRequest):
+            raise answer
         if answer is not None:
             yield answer  # out here: who has it and leaves has nothing to cancel
 

@@ -8,10 +8,11 @@ from deployments.audio.decode import for_model
 from deployments.audio.pauses import without_long_pauses
 from deployments.audio.speech import Span
 from deployments.audio.waveform import SAMPLE_RATE
-from deployments.exceptions import UnalignableLanguage
+from deployments.exceptions import ServiceUnavailable, UnalignableLanguage
+from deployments.transcription.lost_words import in_their_time
 from deployments.transcription.part import Heard, Part
 from deployments.transcription.transcript import TranscriptWarning
-from deployments.transcription.words import Aligns, Word, WordTimes, check_alignable, in_their_time, spans_of
+from deployments.transcription.words import Aligns, Word, WordTimes, check_alignable, spans_of
 
 logger = logging.getLogger("ray.serve.asr")
 
@@ -46,16 +47,23 @@ class Alignment:
                 words = ()
                 if wanted is WordTimes.REQUIRED:
                     warnings.append(TranscriptWarning("word_times_unavailable", error.message))
-            except Exception:
+            except Exception as error:
                 if wanted is WordTimes.REQUIRED:
                     raise
                 words = ()
-                logger.exception("words were not found from %.1f s to %.1f s", part.start, part.end)
-                warnings.append(
-                    TranscriptWarning("word_times_unavailable", "The aligner failed: some times are estimates.")
-                )
+                warnings.append(_estimates(error, part))
             parts.append(replace(part, words=words))
         return Heard(tuple(parts), tuple(warnings))
+
+
+def _estimates(error: Exception, part: Part) -> TranscriptWarning:
+    """What is told, and logged, where times of words would have been welcome."""
+    where = part.start, part.end
+    if isinstance(error, ServiceUnavailable):
+        logger.warning("no aligner for the words from %.1f s to %.1f s: %s", *where, error)
+        return TranscriptWarning("word_times_unavailable", "The aligner has no time now: some times are estimates.")
+    logger.error("words were not found from %.1f s to %.1f s", *where, exc_info=error)
+    return TranscriptWarning("word_times_unavailable", "The aligner failed: some times are estimates.")
 
 
 async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
@@ -74,9 +82,10 @@ async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
     begin, end = (round((time - piece.start) * SAMPLE_RATE) for time in (part.start, part.end))
     speech = [Span(span.start - part.start, span.end - part.start) for span in part.speech]
     spoken = without_long_pauses(piece.waveform[begin:end], speech)
-    words = in_their_time(await aligner.align(for_model(spoken.waveform), text, language))
+    found = await aligner.align(for_model(spoken.waveform), text, language)
+    words = in_their_time([Word(word.text, *spoken.original(word.start, word.end)) for word in found], speech)
     timed = []
     for word, (first, last) in zip(words, spans_of(words, text), strict=True):
-        times = (min(round(part.start + time, 3), part.end) for time in spoken.original(word.start, word.end))
+        times = (min(round(part.start + time, 3), part.end) for time in (word.start, word.end))
         timed.append(Word(text[first:last] or word.text, *times))
     return tuple(timed)

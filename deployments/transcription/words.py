@@ -3,7 +3,7 @@
 import importlib.util
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from itertools import accumulate
@@ -32,8 +32,6 @@ ALIGNED_LANGUAGES = frozenset(
 _SPLITTERS = {"Japanese": "nagisa", "Korean": "soynlp"}
 """Optional packages that split texts into words where spaces do not."""
 
-_LOST_WORDS = 2
-_PAUSE_S = 0.1  # one step of a released aligner is 0.08
 _MAX_SKIPPED = 40  # letters between two words that a splitter wrote otherwise
 
 
@@ -159,37 +157,6 @@ def times_of(texts: Sequence[str], words: Sequence[Word]) -> list[tuple[float, f
         before = times[-1][1] if times else words[0].start
         times.append((own[0].start, own[-1].end) if own else (before, before))
     return times
-
-
-def in_their_time(words: Sequence[Word]) -> tuple[Word, ...]:
-    """Words of which two or more in a row take no time share that of their neighbours, by their letters.
-
-    There an aligner has lost its place: one word takes no time where it is said so fast, several do not. A neighbour
-    beyond a pause keeps its own.
-    """
-    timed = list(words)
-    place = 0
-    while place < len(words):
-        end = place
-        while end < len(words) and words[end].end <= words[end].start:
-            end += 1
-        if end - place >= _LOST_WORDS:
-            first = place - 1 if place > 0 and _touch(words[place - 1], words[place]) else place
-            last = end + 1 if end < len(words) and _touch(words[end - 1], words[end]) else end
-            timed[first:last] = _shared_out(timed[first:last])
-        place = end + 1
-    return tuple(timed)
-
-
-def _touch(word: Word, following: Word) -> bool:
-    return following.start - word.end < _PAUSE_S
-
-
-def _shared_out(words: Sequence[Word]) -> Iterator[Word]:
-    start, seconds = words[0].start, words[-1].end - words[0].start
-    said = list(accumulate((max(1, len(word.text)) for word in words), initial=0))
-    for word, before, after in zip(words, said, said[1:], strict=False):
-        yield Word(word.text, start + seconds * before / said[-1], start + seconds * after / said[-1])
 
 
 def _is_kept(char: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,27 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from ray.exceptions import ActorDiedError, ActorUnavailableError, NodeDiedError, OutOfMemoryError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
-from deployments.exceptions import EngineFailure, ReplicaLost, ServiceError, ServiceUnavailable, TooManyRequests
+from deployments.exceptions import (
+    EngineFailure,
+    InvalidRequest,
+    ReplicaLost,
+    ServiceError,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 from deployments.ingress import remote_recognizer
 from deployments.ingress.remote_recognizer import RemoteRecognizer
 from deployments.transcription.utterance import Delta, Transcription, Utterance
 
 UTTERANCE = Utterance(np.zeros(1600, np.float32))
 END = Transcription("Hi.", "English", "stop", 2, 9, 3, -0.5)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """An error that is an answer."""
+
+    error: Exception
 
 
 class Response:
@@ -39,7 +54,7 @@ class Response:
             await asyncio.Event().wait()
         if isinstance(item, Exception):
             raise item
-        return item
+        return item.error if isinstance(item, Returned) else item
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -155,6 +170,35 @@ async def test_but_not_twice_and_not_where_the_next_one_says_something_else(answ
     assert handle.calls == 2
 
 
+SHORTER = InvalidRequest("Send a shorter prompt.", param="prompt")
+REFUSED = BackPressureError(9, 8, status_code=429, retry_after_s=0.01)
+
+
+async def test_who_was_told_the_beginning_waits_for_a_replica_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    waited = []
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+
+    monkeypatch.setattr(remote_recognizer.asyncio, "sleep", sleep)
+    handle = Handle(
+        [Delta("Hi"), ActorDiedError()], [REFUSED], [DeploymentUnavailableError("ASR")], [Delta("Hi"), Delta("."), END]
+    )
+    assert await items_of(handle) == [Delta("Hi"), Delta("."), END]
+    assert (handle.calls, waited) == (4, [1, 1])
+
+
+async def test_who_was_told_nothing_is_refused() -> None:
+    handle = Handle([ActorDiedError()], [REFUSED])
+    with pytest.raises(TooManyRequests):
+        await items_of(handle)
+
+
+async def test_what_the_caller_has_to_change_is_no_failure_of_the_call() -> None:
+    with pytest.raises(InvalidRequest, match="shorter"):
+        await items_of(Handle([Returned(SHORTER)]))
+
+
 class Call:
     """Like Ray's DeploymentResponse: an answer or an error; `hang` waits for ever."""
 
@@ -170,7 +214,7 @@ class Call:
             await asyncio.Event().wait()
         if isinstance(self._outcome, Exception):
             raise self._outcome
-        return self._outcome
+        return self._outcome.error if isinstance(self._outcome, Returned) else self._outcome
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -212,6 +256,11 @@ async def test_and_not_where_the_model_failed_on_it() -> None:
     with pytest.raises(EngineFailure):
         await RemoteRecognizer(handle).transcribe(UTTERANCE)
     assert len(handle.calls) == 1
+
+
+async def test_nor_what_its_caller_has_to_change() -> None:
+    with pytest.raises(InvalidRequest, match="shorter"):
+        await RemoteRecognizer(CallHandle(Returned(SHORTER))).transcribe(UTTERANCE)
 
 
 async def test_who_leaves_frees_the_place_of_the_utterance() -> None:

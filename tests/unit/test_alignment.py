@@ -6,8 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from deployments.audio.pauses import KEPT_S
 from deployments.audio.waveform import SAMPLE_RATE, Waveform
@@ -15,7 +13,7 @@ from deployments.exceptions import EngineFailure, ServiceError, ServiceUnavailab
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.transcriber import Transcriber
 from deployments.transcription.transcript import Transcript
-from deployments.transcription.words import Word, WordTimes, in_their_time
+from deployments.transcription.words import Word, WordTimes
 from tests.listening import Loudness, blocks_of, recorded, said
 from tests.unit.test_transcriber import FOUR_PIECES, SPEECH, FakeRecognizer, answer, number_of
 
@@ -235,42 +233,8 @@ class TestWhatGoesWrong:
         (warning,) = transcript.warnings
         assert (warning.code, "estimates" in warning.message) == ("word_times_unavailable", True)
 
-
-class TestWordsInNoTime:
-    def test_several_in_a_row_share_the_time_around_them(self) -> None:
-        lost = [Word(text, 2.0, 2.0) for text in ("Is", "it", "blue")]
-        words = [Word("No", 0.5, 1.0), Word("tea", 1.0, 2.0), *lost, Word("Yes", 2.0, 2.4)]
-        found = in_their_time(words)
-        assert [word.text for word in found] == ["No", "tea", "Is", "it", "blue", "Yes"]
-        times = [(round(word.start, 3), round(word.end, 3)) for word in found]
-        assert times == [(0.5, 1.0), (1.0, 1.3), (1.3, 1.5), (1.5, 1.7), (1.7, 2.1), (2.1, 2.4)]
-
-    def test_one_is_said_so_fast(self) -> None:
-        words = (Word("It", 0.5, 0.5), Word("is", 0.5, 0.6), Word("not", 0.6, 1.0), Word("a", 1.0, 1.0))
-        assert in_their_time(words) == words
-
-    def test_a_pause_beside_them_stays(self) -> None:
-        lost = [Word("I", 3.0, 3.0), Word("am", 3.0, 3.0)]
-        before, *_, last = in_their_time([Word("Hello", 0.5, 1.0), *lost, Word("not", 3.0, 3.6)])
-        assert (before, last) == (Word("Hello", 0.5, 1.0), Word("not", 3.3, 3.6))
-        assert in_their_time([before, *lost, Word("So", 4.0, 4.5)]) == (before, *lost, Word("So", 4.0, 4.5))
-
-    def test_a_word_between_two_such_places_gives_to_both(self) -> None:
-        lost = [Word("a", 1.0, 1.0)] * 2
-        found = in_their_time([*lost, Word("b", 1.0, 2.0), *[Word("c", 2.0, 2.0)] * 2, Word("d", 2.0, 3.0)])
-        assert all(one.start < one.end <= following.start + 1e-9 for one, following in pairwise(found))
-
-    @given(st.lists(st.tuples(st.just(0.0) | st.floats(0, 1), st.sampled_from([0.0, 0.0, 0.4])), max_size=30))
-    def test_times_never_go_back_nor_leave_where_they_were(self, said: list[tuple[float, float]]) -> None:
-        words: list[Word] = []
-        now = 0.0
-        for pause, length in said:
-            words.append(Word("word", now + pause, now + pause + length))
-            now = words[-1].end
-        found = in_their_time(words)
-        assert len(found) == len(words)
-        for one, following in pairwise(found):
-            assert one.start <= one.end <= following.start + 1e-9
-        if words:
-            assert found[0].start >= words[0].start
-            assert found[-1].end <= words[-1].end + 1e-9
+    async def test_having_no_time_now_is_no_failure(self, caplog: pytest.LogCaptureFixture) -> None:
+        busy = FakeAligner(lambda *_: ServiceUnavailable("Full."))
+        (warning,) = (await transcribe(FakeRecognizer(), busy, words=WELCOME)).warnings
+        assert (warning.code, "no time now" in warning.message) == ("word_times_unavailable", True)
+        assert [record.levelname for record in caplog.records] == ["WARNING"] * 4

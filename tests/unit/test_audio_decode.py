@@ -376,10 +376,26 @@ class TestCutOff:
             "The file is truncated: its header promises 10.0 seconds but only 5.0 could be decoded. Upload it again."
         )
 
-    @pytest.mark.parametrize("kind", ["m4a", "mp4-video", "alac"])
+    @pytest.mark.parametrize("kind", ["m4a", "mp4-video", "alac", "mov-video"])
     def test_without_the_index_nothing_is_known(self, kind: str, speech: Waveform) -> None:
         data = encoded(kind)
-        assert refusal(data[: len(data) // 2]).message.startswith("Audio file might be corrupted or unsupported")
+        index = data.index(b"moov") - 4
+        for end in (len(data) // 2, index, index + 100):
+            message = refusal(data[:end]).message
+            assert message.startswith("The file is truncated: it ends before the index (moov)")
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            b"\0\0\0\x08moov" * 20,
+            b"\0\0\0\x10ftypM4A \0\0\0\0" + b"\0\0\0\x08free" * 1_000_000,
+            b"\0\0\0\x10ftypM4A \0\0\0\0" + b"\0\0\0\x07mdat",
+            b"\0\0\0\x10ftypM4A \0\0\0\0" + b"\0\0\0\x08moov",
+        ],
+        ids=["another beginning", "boxes without end", "no box", "an index of nothing"],
+    )
+    def test_what_is_not_cut_off_is_not_told_so(self, data: bytes) -> None:
+        assert refusal(data).message.startswith(("Audio file might be corrupted", "The file has no audio track"))
 
     def test_ogg_shows_that_its_last_page_is_cut(self, speech: Waveform) -> None:
         data = encoded("opus")
