@@ -25,6 +25,7 @@ from benchmarks.demo_aligner.testset import TimedItem
 from benchmarks.demo_checkpoint.card import write_metrics
 from benchmarks.demo_checkpoint.grammar import Language
 from deployments.aligner.checkpoint import load_aligner
+from deployments.audio.levels import evened
 from deployments.audio.pauses import Shortened, without_long_pauses
 from deployments.audio.silero import SileroVad
 from deployments.audio.speech import Span, SpeechFinder, SpeechOptions
@@ -43,7 +44,9 @@ def evaluate(checkpoint: Path, sentences: int) -> list[Score]:
     by_voice: dict[tuple[Language, str], list[list[float]]] = defaultdict(list)
     for group in testset.build(sentences):
         speech = [_speech_in(item.waveform) for item in group.items]
-        heard = [without_long_pauses(item.waveform, own) for item, own in zip(group.items, speech, strict=True)]
+        heard = [
+            without_long_pauses(evened(item.waveform, own), own) for item, own in zip(group.items, speech, strict=True)
+        ]
         found = align(
             loaded.checkpoint.model,
             loaded.processor,

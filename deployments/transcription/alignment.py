@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from deployments.audio.cutting import Piece
 from deployments.audio.decode import for_model
+from deployments.audio.levels import evened
 from deployments.audio.pauses import without_long_pauses
 from deployments.audio.speech import Span
 from deployments.audio.waveform import SAMPLE_RATE
@@ -81,7 +82,7 @@ async def _words(aligner: Aligns, piece: Piece, part: Part) -> tuple[Word, ...]:
     check_alignable(language)
     begin, end = (round((time - piece.start) * SAMPLE_RATE) for time in (part.start, part.end))
     speech = [Span(span.start - part.start, span.end - part.start) for span in part.speech]
-    spoken = without_long_pauses(piece.waveform[begin:end], speech)
+    spoken = without_long_pauses(evened(piece.waveform[begin:end], speech), speech)
     found = await aligner.align(for_model(spoken.waveform), text, language)
     words = in_their_time([Word(word.text, *spoken.original(word.start, word.end)) for word in found], speech)
     timed = []
