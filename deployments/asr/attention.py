@@ -1,9 +1,10 @@
 """Attention of the language model over prompts and over slots.
 
 All tokens of a forward pass come as one row, without padding: the prompts of many utterances one after the other, or a
-token of each running row with a piece of a prompt behind them.
+token of each running row with pieces of prompts behind them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -23,27 +24,30 @@ class PromptPiece:
     start: int
     end: int
 
+    @property
+    def tokens(self) -> int:
+        """How many."""
+        return self.end - self.start
+
 
 class Step:
-    """One token for each of the slots from `first_slot` on, and behind them a piece of a prompt, if any.
+    """One token for each of the slots from `first_slot` on, and behind them pieces of prompts, if any.
 
     Args:
         first_slot: the first one.
         positions: (rows,) where in its slot each token goes.
         length: tokens of every slot that attention looks at; at least the largest position and one.
-        piece: of a prompt.
+        pieces: of prompts.
     """
 
-    def __init__(self, first_slot: int, positions: torch.Tensor, length: int, piece: PromptPiece | None = None):
+    def __init__(self, first_slot: int, positions: torch.Tensor, length: int, pieces: Sequence[PromptPiece] = ()):
         self.rows = len(positions)
         self.slots = slice(first_slot, first_slot + self.rows)
         self.length = length
-        self.piece = piece
+        self.pieces = pieces
+        self.piece_masks = [_piece_mask(piece).to(positions.device, non_blocking=True) for piece in pieces]
+        """For each (its tokens, its end), True where a token looks."""
         self._positions = positions
-        if piece is not None:
-            seen, tokens = torch.arange(piece.end), torch.arange(piece.start, piece.end)
-            self.piece_mask = (seen <= tokens[:, None]).to(positions.device, non_blocking=True)
-            """(tokens of the piece, its end), True where a token looks."""
 
     @cached_property
     def mask(self) -> torch.Tensor:
@@ -60,6 +64,11 @@ class Step:
     def row_bounds(self) -> torch.Tensor:
         """(rows + 1,) int32, where each row's one token begins and the last one's ends."""
         return torch.arange(self.rows + 1, dtype=torch.int32, device=self._positions.device)
+
+
+def _piece_mask(piece: PromptPiece) -> torch.Tensor:
+    seen, tokens = torch.arange(piece.end), torch.arange(piece.start, piece.end)
+    return seen <= tokens[:, None]
 
 
 def attend(
@@ -95,9 +104,10 @@ def _attend_to_slots(
     outputs = []
     if step.rows:
         outputs.append(_attend_with_rows(query[: step.rows], keys, values, step, scaling))
-    if (piece := step.piece) is not None:
-        keys, values = keys[piece.slot, :, : piece.end], values[piece.slot, :, : piece.end]
-        outputs.append(_attend_to_piece(query[step.rows :], keys, values, step.piece_mask, scaling))
+    queries = query[step.rows :].split([piece.tokens for piece in step.pieces])
+    for own, piece, mask in zip(queries, step.pieces, step.piece_masks, strict=True):
+        in_slot = (piece.slot, slice(None), slice(piece.end))
+        outputs.append(_attend_to_piece(own, keys[in_slot], values[in_slot], mask, scaling))
     return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 

@@ -43,7 +43,7 @@ class Engine:
             refused with a shorter one too, so that no recording is refused when its beginning has been transcribed.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one attention window of the
             encoder always is). The running utterances wait for them, so it bounds how long the others may stall them.
-        piece_tokens: tokens of a prompt that are read along with one decode step at most, while utterances are
+        piece_tokens: tokens of prompts that are read along with one decode step at most, while utterances are
             running; 0 reads whole prompts between two steps.
         graphs: replay decode steps as CUDA graphs.
         compiled: compile what lies between the model's matrix products.
@@ -242,44 +242,68 @@ class Engine:
 
     def _decode(self) -> None:
         rows = list(self._running)
-        reading = self._reading[0] if self._reading else None
-        if not rows and reading is None:
+        if not rows and not self._reading:
             return
         others = len(rows)
         began_at = time.monotonic()
-        until = 0
+        reading, until = list(self._reading)[:1], list[int]()
         logits = None
         try:
-            if reading is not None:
-                reading.read = reading.read or self._runner.recall(reading, others)
-                until = self._next_piece(reading)
+            reading, until = self._next_pieces()
             logits = self._runner.decode(rows, reading=reading, until=until)
         except Exception as error:
             self._note(error)
         if logits is None:
             self._decode_one_by_one(rows)
             self._note_step(others, time.monotonic() - began_at)
-            if reading is not None:
-                self._arrivals.join_again(self._reading.popleft())
-                self._admit([reading], at_once=True)
-                self._arrivals.joined([reading])
+            self._read_one_by_one(reading)
             return
-        if reading is not None:
-            reading.read = until
-            if until == len(reading.prompt_ids):
-                reading.forget_prompt()
+        for sequence, end in zip(reading, until, strict=True):
+            sequence.read = end
+            if end == len(sequence.prompt_ids):
+                sequence.forget_prompt()
                 self._running.append(self._reading.popleft())
-                rows.append(reading)
+                rows.append(sequence)
         self._hand_out(rows, self._choose(rows, logits[: len(rows)]))
         self._note_step(others, time.monotonic() - began_at)
 
-    def _next_piece(self, reading: Sequence) -> int:
+    def _next_pieces(self) -> tuple[list[Sequence], list[int]]:
+        """Whose prompts are read along with the next step, and how far.
+
+        What goes on in the first one, and behind it the whole prompts that fit: a pass over more tokens takes less for
+        each. Only the first may be left half read.
+        """
+        reading: list[Sequence] = []
+        until: list[int] = []
+        room = self._piece_tokens
+        for place, sequence in enumerate(self._reading):
+            is_first = place == 0
+            if not is_first and len(sequence.prompt_ids) > room:
+                break
+            sequence.read = sequence.read or self._runner.recall(sequence, len(self._running) + place)
+            end = self._piece_end(sequence) if is_first else len(sequence.prompt_ids)
+            reading.append(sequence)
+            until.append(end)
+            if end < len(sequence.prompt_ids):
+                break
+            room -= end - sequence.read
+        return reading, until
+
+    def _piece_end(self, reading: Sequence) -> int:
         """Where the next piece of a prompt ends. Pieces are of one size, for a short one costs nearly as much."""
         rest = len(reading.prompt_ids) - reading.read
         if not self._running:
             return len(reading.prompt_ids)
         pieces = math.ceil(rest / self._piece_tokens)
         return reading.read + math.ceil(rest / pieces)
+
+    def _read_one_by_one(self, reading: Items[Sequence]) -> None:
+        """Read prompts alone that could not be read together, so that an error takes only the one that causes it."""
+        for _ in reading:
+            self._arrivals.join_again(self._reading.popleft())
+        for sequence in reading:
+            self._admit([sequence], at_once=True)
+            self._arrivals.joined([sequence])
 
     def _decode_one_by_one(self, rows: list[Sequence]) -> None:
         """Advance each row alone, so that an error takes only the row with it that causes it."""

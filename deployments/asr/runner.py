@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from collections.abc import Sequence as Items
+from itertools import accumulate
 
 import torch
 
@@ -142,27 +143,34 @@ class ModelRunner:
             self._prefixes.keep(sequence.prompt_ids, slot)
 
     def decode(
-        self, sequences: Items[Sequence], first_slot: int = 0, *, reading: Sequence | None = None, until: int = 0
+        self, sequences: Items[Sequence], first_slot: int = 0, *, reading: Items[Sequence] = (), until: Items[int] = ()
     ) -> torch.Tensor:
         """Advance the rows in the slots from `first_slot` on by the last token of each answer.
 
         Args:
             sequences: the rows.
             first_slot: of the first one.
-            reading: an encoded row whose prompt is read in the same pass, into the slot behind the last one, from
-                where it was read to before, or `recall` knew it to.
-            until: the tokens of that prompt that are read after it.
+            reading: encoded rows whose prompts are read in the same pass, into the slots behind the last one, from
+                where they were read to before, or `recall` knew them to.
+            until: the tokens of each of those prompts that are read after it.
 
-        Returns logits of the next token of each, and of the last token read: (rows, vocabulary) float32.
+        Returns logits of the next token of each row, and of the last token read of each prompt: (rows, vocabulary)
+        float32.
         """
         tokens = torch.tensor([sequence.answer[-1] for sequence in sequences], dtype=torch.long)
         positions = torch.tensor([sequence.position for sequence in sequences], dtype=torch.long)
         length = max((sequence.position for sequence in sequences), default=0) + 1
-        if reading is not None:
-            piece = PromptPiece(first_slot + len(sequences), reading.read, until)
-            logits = self._step_reading(tokens, positions, first_slot, length, reading, piece)
-            if until == len(reading.prompt_ids):
-                self._keep_beginning(reading, piece.slot)
+        if reading:
+            pieces = [
+                PromptPiece(slot, sequence.read, end)
+                for slot, (sequence, end) in enumerate(
+                    zip(reading, until, strict=True), start=first_slot + len(sequences)
+                )
+            ]
+            logits = self._step_reading(tokens, positions, first_slot, length, reading, pieces)
+            for sequence, piece in zip(reading, pieces, strict=True):
+                if piece.end == len(sequence.prompt_ids):
+                    self._keep_beginning(sequence, piece.slot)
             return logits
         if self._native is not None:
             return self._native(self._embed_tokens(tokens), positions, first_slot)
@@ -182,19 +190,22 @@ class ModelRunner:
         positions: torch.Tensor,
         first_slot: int,
         length: int,
-        reading: Sequence,
-        piece: PromptPiece,
+        reading: Items[Sequence],
+        pieces: list[PromptPiece],
     ) -> torch.Tensor:
-        """A decode step that takes a piece of a prompt along: its tokens share the pass over the weights."""
+        """A decode step that takes pieces of prompts along: their tokens share the pass over the weights."""
+        prompts = [sequence.prompt[piece.start : piece.end] for sequence, piece in zip(reading, pieces, strict=True)]
         if self._native is not None:
-            embeddings = torch.cat([self._embed_tokens(tokens), reading.prompt[piece.start : piece.end]])
-            return self._native(embeddings, positions, first_slot, [piece])
-        step = Step(first_slot, self._on_device(positions), length, piece)
-        slots = torch.cat([self._slots[step.slots], self._slots[piece.slot].expand(piece.end - piece.start)])
-        positions = self._on_device(torch.cat([positions, torch.arange(piece.start, piece.end)]))
-        self.cache.begin(slots, positions)
-        embeddings = torch.cat([self._embed_tokens(self._on_device(tokens)), reading.prompt[piece.start : piece.end]])
-        wanted = self._on_device(torch.tensor([*range(step.rows), len(embeddings) - 1]))
+            embeddings = torch.cat([self._embed_tokens(tokens), *prompts])
+            return self._native(embeddings, positions, first_slot, pieces)
+        step = Step(first_slot, self._on_device(positions), length, pieces)
+        slots = [self._slots[piece.slot].expand(piece.tokens) for piece in pieces]
+        own_positions = [torch.arange(piece.start, piece.end) for piece in pieces]
+        positions = self._on_device(torch.cat([positions, *own_positions]))
+        self.cache.begin(torch.cat([self._slots[step.slots], *slots]), positions)
+        embeddings = torch.cat([self._embed_tokens(self._on_device(tokens)), *prompts])
+        ends = accumulate((piece.tokens for piece in pieces), initial=step.rows)
+        wanted = self._on_device(torch.tensor([*range(step.rows), *(end - 1 for end in list(ends)[1:])]))
         return self._head(self._decoder(embeddings, positions, self.cache, step, wanted)).float()
 
     @torch.inference_mode()

@@ -4,6 +4,7 @@ import random
 import re
 import threading
 from collections.abc import Iterator
+from collections.abc import Sequence as Items
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import pairwise
@@ -93,8 +94,7 @@ def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
     run = getattr(engine._runner, stage)
 
     def fail_on_poison(*args: Any, **kwargs: Any) -> torch.Tensor:
-        reading = kwargs.get("reading")
-        if any(sequence.utterance is poison for sequence in (*args[0], *([reading] if reading else []))):
+        if any(sequence.utterance is poison for sequence in (*args[0], *kwargs.get("reading", ()))):
             raise RuntimeError("out of memory, say")
         return cast(torch.Tensor, run(*args, **kwargs))
 
@@ -526,6 +526,77 @@ def test_running_rows_advance_at_each_step_while_a_prompt_is_read_in_pieces(endl
     assert len(steps) == -(-prompt // 8)
 
 
+def _shorter(seconds: float, **options: Any) -> Request:
+    return Request(make_utterance(noise(seconds, seed=round(10 * seconds)), max_new_tokens=90, **options))
+
+
+@pytest.fixture
+def wide(checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An engine to be stepped by hand that reads 70 tokens of prompts along with a step; answers do not end."""
+    engine = Engine(checkpoint, slots=6, slot_tokens=1024, admission_s=10.0, piece_tokens=70)
+    monkeypatch.setattr(engine._prompt, "stop_ids", (engine._prompt.audio_id,))
+    return engine
+
+
+def test_short_prompts_are_read_together_as_many_as_fit(wide: Engine) -> None:
+    first, *others = (_shorter(seconds) for seconds in (1.0, 0.3, 0.4, 0.5, 0.6))
+    with torch.inference_mode():
+        wide.submit([first])
+        wide.step()
+        wide.submit(others)
+        wide.step()
+        told = len(wide._running[0].answer)
+        lengths = [len(sequence.prompt_ids) for sequence in (*wide._running[1:], *wide._reading)]
+        assert [sequence.request for sequence in wide._running] == [first, *others[:3]]
+        assert sum(lengths[:3]) <= 70 < sum(lengths)
+        assert [sequence.read for sequence in wide._reading] == [0]
+        wide.step()
+    assert [sequence.request for sequence in wide._running] == [first, *others]
+    assert len(wide._running[0].answer) == told + 1, "those that run go on meanwhile"
+
+
+def test_the_rest_of_a_long_one_is_read_with_a_short_one_behind_it(wide: Engine) -> None:
+    first, long, short = (_shorter(seconds) for seconds in (1.0, 6.0, 0.3))
+    long = replace(long, arrived_at=long.arrived_at - 60)  # due before the short one
+    with torch.inference_mode():
+        wide.submit([first])
+        wide.step()
+        wide.submit([long, short])
+        wide.step()
+        assert [sequence.request for sequence in wide._reading] == [long, short]
+        assert [bool(sequence.read) for sequence in wide._reading] == [True, False]
+        wide.step()
+    assert [sequence.request for sequence in wide._running] == [first, long, short]
+
+
+def test_of_those_that_are_read_together_an_error_takes_only_the_one_that_causes_it(
+    wide: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, one, poison, other = (_shorter(seconds) for seconds in (1.0, 0.3, 0.4, 0.5))
+    alone = [wide._sequence(request).prompt_ids for request in (one, other)]
+
+    def failing_on_poison(run: Any) -> Any:
+        def run_or_fail(sequences: Items[Sequence], *args: Any, **kwargs: Any) -> torch.Tensor:
+            if any(sequence.request is poison for sequence in (*sequences, *kwargs.get("reading", ()))):
+                raise RuntimeError("out of memory, say")
+            return cast(torch.Tensor, run(sequences, *args, **kwargs))
+
+        return run_or_fail
+
+    with torch.inference_mode():
+        wide.submit([first])
+        wide.step()
+        for stage in ("prefill", "decode"):
+            monkeypatch.setattr(wide._runner, stage, failing_on_poison(getattr(wide._runner, stage)))
+        wide.submit([one, poison, other])
+        wide.step()
+    assert isinstance(result_of(poison.future), EngineFailure)
+    assert [sequence.request for sequence in wide._running] == [first, one, other]
+    assert [sequence.prompt_ids for sequence in wide._running[1:]] == alone
+    assert not wide._reading
+    assert (wide.load.waiting, wide.load.running) == (0, 3)
+
+
 def test_one_that_is_cancelled_while_it_is_read_leaves_at_once(endless: Engine) -> None:
     endless.stop()  # steps by hand from here
     first, second = (Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (1.0, 3.0))
@@ -625,8 +696,8 @@ def test_a_failed_step_takes_no_place_from_the_one_that_is_read(
     read, waiting = (Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (12.0, 12.1))
     decode, fails = endless._runner.decode, [True]
 
-    def fail_once(*args: Any, reading: Sequence | None = None, **kwargs: Any) -> torch.Tensor:
-        if reading is not None and fails:
+    def fail_once(*args: Any, reading: Items[Sequence] = (), **kwargs: Any) -> torch.Tensor:
+        if reading and fails:
             fails.clear()
             raise RuntimeError("out of memory")
         return decode(*args, reading=reading, **kwargs)

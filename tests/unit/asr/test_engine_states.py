@@ -35,7 +35,7 @@ def alone(checkpoint: Checkpoint, reference: Checkpoint) -> list[Transcription]:
     return answers  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("piece_tokens", [0, 7])
+@pytest.mark.parametrize("piece_tokens", [0, 7, 70])  # whole; in pieces; some together, some in pieces
 def test_every_utterance_gets_its_own_answer(
     checkpoint: Checkpoint, alone: list[Transcription], piece_tokens: int
 ) -> None:

@@ -254,10 +254,26 @@ def test_a_prompt_may_be_read_in_pieces_beside_rows(odd_folder: Path, size: int)
         for sequence in sequences:
             sequence.append(7, 0.0)
     for until in [*range(size, len(reading.prompt_ids), size), len(reading.prompt_ids)]:
-        expected = exact.decode(rows, reading=reading, until=until)
-        found = in_c.decode(same_rows, reading=same_reading, until=until)
+        expected = exact.decode(rows, reading=[reading], until=[until])
+        found = in_c.decode(same_rows, reading=[same_reading], until=[until])
         torch.testing.assert_close(found, expected, rtol=0.1, atol=0.15)
         reading.read = same_reading.read = until
+
+
+@needs_library
+@torch.inference_mode()
+def test_several_prompts_may_be_read_beside_rows(odd_folder: Path) -> None:
+    exact, sequences = reader_of(odd_folder, torch.float32, packed=False)
+    in_c, same = reader_of(odd_folder, torch.bfloat16, packed=True)
+    found = []
+    for runner, (*reading, first, second) in ((exact, sequences), (in_c, same)):
+        rows = [first, second]
+        runner.prefill(rows, first_slot=0)
+        for row in rows:
+            row.append(7, 0.0)
+        found.append(runner.decode(rows, reading=reading, until=[len(each.prompt_ids) for each in reading]))
+        assert len(found[-1]) == len(sequences)
+    torch.testing.assert_close(found[1], found[0], rtol=0.1, atol=0.15)
 
 
 @needs_library
@@ -271,7 +287,7 @@ def test_in_int8_a_prompt_is_the_same_in_any_company(odd_folder: Path, size: int
         row.append(7, 0.0)
     together = runner.decode(rows)
     for until in [*range(size, len(reading.prompt_ids), size), len(reading.prompt_ids)]:
-        *found, last = runner.decode(rows, reading=reading, until=until)
+        *found, last = runner.decode(rows, reading=[reading], until=[until])
         assert torch.equal(torch.stack(found), together)
         reading.read = until
     assert torch.equal(last, expected)
@@ -305,7 +321,7 @@ def test_nothing_is_written_beside_the_room_for_it(
             patch.setattr(torch, "empty", fenced)
             runner.prefill([reading], first_slot=len(rows))
             for until in (8, len(reading.prompt_ids)):
-                runner.decode(rows, reading=reading, until=until)
+                runner.decode(rows, reading=[reading], until=[until])
                 reading.read = until
             runner.decode(rows)
     finally:
