@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from numpy.typing import NDArray
 
-from deployments.audio import mp4, refusals
+from deployments.audio import matroska, mp4, refusals
 from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
@@ -64,6 +64,9 @@ _MAX_FRAME_VALUES = 2**23
 _MAX_ALLOCATION_BYTES = 128 * 1024 * 1024
 """Headers can be compressed and tell how large they are unpacked: a MOV file of 1 MB can ask for 2 GB. FFmpeg's own
 tables for a video of many hours need some ten MB."""
+
+_CLUSTER_HEAD = 1024
+"""Bytes from where Matroska's first cluster begins to its first packet, at most: usually there are some ten."""
 
 _BLOCK = 16_384  # samples per channel that are mixed and resampled at a time
 
@@ -146,6 +149,7 @@ class _Decoding:
         self._ticks_s = [float(stream.time_base or 0) for stream in container.streams]
         self._spans_s: dict[int, tuple[float, float]] = {}  # first and last time stamp of every stream
         self._frame_s = 0.0  # length of the last frame
+        self._first_byte: int | None = None  # of the first packet
         self._read_bytes = 0  # up to the end of the last packet
         self._packet_count = 0
         self._broke_off = False
@@ -185,6 +189,15 @@ class _Decoding:
             self._lost_s += self._decoded_s * unread / self._read_bytes
         if self._lost_s > TOLERANCE_S:
             raise refusals.damaged(self._lost_s)
+        if self._has_passed_over_the_beginning(source):
+            raise refusals.damaged_beginning()
+
+    def _has_passed_over_the_beginning(self, source: MeteredFile) -> bool:
+        """Whether there is sound ahead of the first packet that FFmpeg could not read, and says nothing of."""
+        if not self._container.format.name.startswith("matroska") or self._first_byte is None:
+            return False
+        begins = matroska.first_cluster(source)
+        return begins is not None and self._first_byte - begins > _CLUSTER_HEAD
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
         """Yield sample rates and `(channels, samples)`. Frames are so short that they are joined by the dozen."""
@@ -242,6 +255,7 @@ class _Decoding:
     def _note(self, packet: "Packet[Stream]") -> None:
         self._gaps.note(packet)
         if packet.pos is not None and packet.pos >= 0:
+            self._first_byte = packet.pos if self._first_byte is None else self._first_byte
             self._read_bytes = max(self._read_bytes, packet.pos + packet.size)
         if packet.pts is None or packet.is_discard:
             return

@@ -71,5 +71,10 @@ def damaged(lost_s: float) -> InvalidAudio:
     return _invalid(f"The file is damaged: {lost_s:.1f} seconds of its audio could not be decoded. Upload it again.")
 
 
+def damaged_beginning() -> InvalidAudio:
+    """The first of the sound cannot be found."""
+    return _invalid("The file is damaged: the beginning of its audio could not be read. Upload it again.")
+
+
 def _invalid(message: str) -> InvalidAudio:
     return InvalidAudio(message, code="invalid_value")

@@ -13,12 +13,15 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deployments.audio import media
 from deployments.audio.decode import decode
 from deployments.audio.gaps import Gaps
-from deployments.audio.metered import Allowance
+from deployments.audio.matroska import first_cluster
+from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.refusals import SUPPORTED
 from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.exceptions import InvalidAudio
@@ -48,6 +51,10 @@ def refusal(data: bytes, max_duration_s: float = LIMIT_S) -> InvalidAudio:
         decode_bytes(data, max_duration_s)
     assert caught.value.param == "file"
     return caught.value
+
+
+def _metered(data: bytes) -> MeteredFile:
+    return MeteredFile(io.BytesIO(data), Allowance(60, 60))
 
 
 def delay_and_match(heard: Waveform, sent: Waveform) -> tuple[int, float]:
@@ -396,6 +403,22 @@ class TestCutOff:
     )
     def test_what_is_not_cut_off_is_not_told_so(self, data: bytes) -> None:
         assert refusal(data).message.startswith(("Audio file might be corrupted", "The file has no audio track"))
+
+    @pytest.mark.parametrize("kind", ["webm", "mka", "webm-video", "mkv-video"])
+    @pytest.mark.parametrize("filler", [b"\0", b"\xa5"])
+    def test_sound_whose_beginning_cannot_be_read_is_refused(self, kind: str, filler: bytes) -> None:
+        """FFmpeg goes on with what it can read next, and tells nobody; all time stamps are right."""
+        data = bytearray(encode(tone(20), kind))
+        begins = data.index(bytes.fromhex("1f43b675"))
+        assert first_cluster(_metered(bytes(data))) == begins
+        data[begins : begins + 200] = 200 * filler
+        assert refusal(bytes(data)).message.startswith("The file is damaged: the beginning of its audio")
+
+    @given(st.lists(st.sampled_from([b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec", b"\x80"]) | st.binary()))
+    def test_where_matroska_begins_is_told_of_anything(self, parts: list[bytes]) -> None:
+        data = b"".join(parts)
+        begins = first_cluster(_metered(data))
+        assert begins is None or begins > 0
 
     def test_ogg_shows_that_its_last_page_is_cut(self, speech: Waveform) -> None:
         data = encoded("opus")
