@@ -21,7 +21,7 @@ from av.packet import Packet
 from av.stream import Disposition, Stream
 from numpy.typing import NDArray
 
-from deployments.audio import matroska, mp4, refusals
+from deployments.audio import matroska, mp4, ogg, refusals
 from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
@@ -135,6 +135,7 @@ class _Decoding:
         allowance: Allowance,
     ):
         self._container = container
+        self._kind = container.format.name.partition(",")[0]
         self._promise = promise
         self._gaps = Gaps(container, track)
         promised_s = max(promise.seconds if promise is not None else 0.0, (container.duration or 0) / 1_000_000)
@@ -183,18 +184,28 @@ class _Decoding:
         if self._promise is not None:
             reached_s = max(self._decoded_s, self._passed_s(self._promise.clock))
             if self._promise.seconds - reached_s > TOLERANCE_S:
-                raise refusals.truncated(self._promise.seconds if self._promise.is_stated else None, reached_s)
+                raise refusals.truncated(self._promise.seconds, reached_s)
         elif self._broke_off and self._read_bytes > 0:
             unread = source.seek(0, os.SEEK_END) - self._read_bytes
             self._lost_s += self._decoded_s * unread / self._read_bytes
+        if self._kind == "ogg":
+            self._look_at_pages(source)
         if self._lost_s > TOLERANCE_S:
             raise refusals.damaged(self._lost_s)
         if self._has_passed_over_the_beginning(source):
             raise refusals.damaged_beginning()
 
+    def _look_at_pages(self, source: MeteredFile) -> None:
+        """Note what was lost with pages; refuse a file that breaks off within one. Sound counts as spread evenly."""
+        pages = ogg.read_pages(source)
+        seconds_a_byte = self._decoded_s / max(1, pages.whole)
+        if pages.missing * seconds_a_byte > TOLERANCE_S:
+            raise refusals.truncated(None, self._decoded_s)
+        self._lost_s = max(self._lost_s, pages.damaged * seconds_a_byte)
+
     def _has_passed_over_the_beginning(self, source: MeteredFile) -> bool:
         """Whether there is sound ahead of the first packet that FFmpeg could not read, and says nothing of."""
-        if not self._container.format.name.startswith("matroska") or self._first_byte is None:
+        if self._kind != "matroska" or self._first_byte is None:
             return False
         begins = matroska.first_cluster(source)
         return begins is not None and self._first_byte - begins > _CLUSTER_HEAD

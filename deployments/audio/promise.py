@@ -13,12 +13,12 @@ from typing import Literal
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 
-from deployments.audio import mp3, ogg, wav
+from deployments.audio import mp3, wav
 from deployments.audio.metered import MeteredFile
 
 _MICROSECONDS = 1_000_000
 _COUNTED_SAMPLES = {"aiff", "ape", "au", "flac", "mov", "nistsphere", "tta", "wv"}  # in a header or sample table
-_COUNTED_BYTES = {"asf", "avi", "caf", "ogg", "w64", "wav"}
+_COUNTED_BYTES = {"asf", "avi", "caf", "w64", "wav"}
 _ONE_LENGTH_FOR_ALL = {"asf", "avi", "flv", "matroska"}
 _CONSTANT_RATE = ("adpcm_", "gsm", "pcm_")
 
@@ -31,8 +31,6 @@ class Promise:
     clock: Literal["samples", "track", "container"]
     """`samples`: the sound decoded. `track`: the track's last time stamp, as stamps may leave gaps where nothing was
     said (DTX). `container`: the last time stamp of any track, as the picture may be longer than the sound."""
-    is_stated: bool = True
-    """False where the file only says that more should follow: `seconds` is a little more than it has."""
 
 
 def read_promise(container: InputContainer, track: AudioStream, source: MeteredFile) -> Promise | None:
@@ -69,7 +67,7 @@ def _read_promise(container: InputContainer, track: AudioStream, source: Metered
         promised, usable = _counted_bytes(kind, source)
         if promised is None:
             return None
-        return Promise(seconds * max(1.0, promised / usable), clock, is_stated=kind != "ogg")
+        return Promise(seconds * max(1.0, promised / usable), clock)
     if kind in _COUNTED_SAMPLES:
         is_placeholder = seconds * (codec.bit_rate or 0) / 8 >= wav.PLACEHOLDER_BYTES
         return Promise(seconds, clock) if not is_placeholder else None
@@ -83,8 +81,6 @@ def _counted_bytes(kind: str, source: MeteredFile) -> tuple[int | None, int]:
         header = wav.read_header(source)
         known = header is not None and header.data_size is not None
         return (header.data_size, max(1, header.available)) if header is not None and known else (None, size)
-    if kind == "ogg":
-        return ogg.compare_pages(source, size)
     source.seek(0)
     head = source.read(65536)
     read = {"asf": _asf_size, "avi": _avi_size, "caf": _caf_size, "w64": _w64_size}[kind]

@@ -22,6 +22,7 @@ from deployments.audio.decode import decode
 from deployments.audio.gaps import Gaps
 from deployments.audio.matroska import first_cluster
 from deployments.audio.metered import Allowance, MeteredFile
+from deployments.audio.ogg import Pages, read_pages
 from deployments.audio.refusals import SUPPORTED
 from deployments.audio.waveform import SAMPLE_RATE, Waveform
 from deployments.exceptions import InvalidAudio
@@ -55,6 +56,10 @@ def refusal(data: bytes, max_duration_s: float = LIMIT_S) -> InvalidAudio:
 
 def _metered(data: bytes) -> MeteredFile:
     return MeteredFile(io.BytesIO(data), Allowance(60, 60))
+
+
+def _pages(data: bytes) -> Pages:
+    return read_pages(_metered(data))
 
 
 def delay_and_match(heard: Waveform, sent: Waveform) -> tuple[int, float]:
@@ -403,6 +408,32 @@ class TestCutOff:
     )
     def test_what_is_not_cut_off_is_not_told_so(self, data: bytes) -> None:
         assert refusal(data).message.startswith(("Audio file might be corrupted", "The file has no audio track"))
+
+    @pytest.mark.parametrize("kind", ["opus", "ogg-vorbis", "ogg-flac"])
+    @pytest.mark.parametrize("pages", [slice(-3, None), slice(10, None), slice(9, 11)], ids=["last", "half", "middle"])
+    def test_ogg_pages_that_are_not_as_they_were_written_are_missed(self, kind: str, pages: slice) -> None:
+        """FFmpeg leaves them out, and says nothing."""
+        data = bytearray(encode(tone(20), kind))
+        begins = [found.start() for found in re.finditer(b"OggS", data)]
+        assert _pages(bytes(data)) == Pages(len(data), 0, 0)
+        for begin in begins[pages]:
+            data[begin + 60] ^= 0xFF
+        message = refusal(bytes(data)).message
+        told = re.fullmatch(r"The file is damaged: (\d+\.\d) seconds of its audio could not be decoded.*", message)
+        assert told is not None
+        assert float(told[1]) == pytest.approx(len(begins[pages]), rel=0.5), "a page is a second"
+
+    @pytest.mark.parametrize("cut", [4, 20, 27, 40, 300])
+    def test_ogg_that_breaks_off_in_a_page_is_told_so(self, cut: int) -> None:
+        data = encode(tone(20), "opus")
+        *_, begin, _ = (found.start() for found in re.finditer(b"OggS", data))
+        assert refusal(data[: begin + cut]).message.startswith("The file is truncated: it breaks off after 1")
+
+    @given(st.lists(st.just(b"OggS") | st.binary() | st.just(encode(tone(1), "opus"))))
+    def test_every_byte_of_ogg_is_counted_once(self, parts: list[bytes]) -> None:
+        data = b"".join(parts)
+        pages = _pages(data)
+        assert 0 <= pages.whole + pages.damaged <= len(data)
 
     @pytest.mark.parametrize("kind", ["webm", "mka", "webm-video", "mkv-video"])
     @pytest.mark.parametrize("filler", [b"\0", b"\xa5"])
