@@ -2,7 +2,7 @@
 
 from deployments.audio.metered import MeteredFile
 
-_HEADER, _SEGMENT, _CLUSTER = 0x1A45DFA3, 0x18538067, 0x1F43B675
+_HEADER, _SEGMENT = 0x1A45DFA3, 0x18538067
 _BEFORE_CLUSTERS = {
     0x114D9B74,  # SeekHead
     0x1549A966,  # Info

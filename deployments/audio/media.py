@@ -7,9 +7,8 @@ it is stopped when it computes for too long without a result (`metered.py`).
 """
 
 import ctypes
-import os
 from collections.abc import Iterator
-from typing import BinaryIO, Literal, cast
+from typing import BinaryIO, cast
 
 import av
 import av._core
@@ -18,18 +17,16 @@ from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
 from av.container import InputContainer
 from av.packet import Packet
-from av.stream import Disposition, Stream
+from av.stream import Disposition
 from numpy.typing import NDArray
 
-from deployments.audio import matroska, mp4, ogg, refusals
+from deployments.audio import mp4, refusals
 from deployments.audio.gaps import Gaps
 from deployments.audio.metered import Allowance, MeteredFile
 from deployments.audio.promise import Promise, read_promise
 from deployments.audio.resample import MAX_CHANNELS, MAX_RATE, MIN_RATE, Resampler, mix_down
 from deployments.audio.waveform import Waveform
-
-TOLERANCE_S = 0.5
-"""Sound that may be missing before a file counts as damaged: encoders pad, headers round, last frames break off."""
+from deployments.audio.wholeness import TOLERANCE_S, Passage, refuse_if_incomplete
 
 _DEMUXERS = (
     "aac ac3 aiff amr ape asf au avi caf dts eac3 flac flv loas matroska mov mp3 mpeg mpegts nistsphere ogg sox "
@@ -65,9 +62,6 @@ _MAX_ALLOCATION_BYTES = 128 * 1024 * 1024
 """Headers can be compressed and tell how large they are unpacked: a MOV file of 1 MB can ask for 2 GB. FFmpeg's own
 tables for a video of many hours need some ten MB."""
 
-_CLUSTER_HEAD = 1024
-"""Bytes from where Matroska's first cluster begins to its first packet, at most: usually there are some ten."""
-
 _BLOCK = 16_384  # samples per channel that are mixed and resampled at a time
 
 _PLANES = 8
@@ -94,9 +88,9 @@ def decode_track(source: BinaryIO, max_duration_s: float, allowance: Allowance) 
             track = _choose_track(container, file)
             promise = read_promise(container, track, file)
             _refuse_if_promised_too_long(promise, max_duration_s)
-            decoding = _Decoding(container, track, promise, max_duration_s, allowance)
-            yield from decoding.chunks()
-            decoding.refuse_if_incomplete(file)
+            passage = Passage(container, track)
+            yield from _Decoding(container, track, passage, promise, max_duration_s, allowance).chunks()
+            refuse_if_incomplete(passage, promise, file)
     except _FFMPEG_ERRORS as error:
         refusal = refusals.without_index() if mp4.ends_before_index(file) else refusals.unsupported()
         raise refusal from error
@@ -124,19 +118,19 @@ def _refuse_if_promised_too_long(promise: Promise | None, max_duration_s: float)
 
 
 class _Decoding:
-    """One pass over a track, with the count of what was decoded, passed by and lost on the way."""
+    """One pass over a track; what was decoded, passed by and lost on the way is noted in `passage`."""
 
     def __init__(
         self,
         container: InputContainer,
         track: AudioStream,
+        passage: Passage,
         promise: Promise | None,
         max_duration_s: float,
         allowance: Allowance,
     ):
         self._container = container
-        self._kind = container.format.name.partition(",")[0]
-        self._promise = promise
+        self._passage = passage
         self._gaps = Gaps(container, track)
         promised_s = max(promise.seconds if promise is not None else 0.0, (container.duration or 0) / 1_000_000)
         self._ends_s = promised_s + TOLERANCE_S if promised_s else max_duration_s
@@ -144,16 +138,9 @@ class _Decoding:
         self._allowance = allowance
         self._track = track
         self._max_duration_s = max_duration_s
-        self._decoded_s = 0.0
-        self._silence_s = 0.0  # of that, what is in no packet
-        self._lost_s = 0.0  # in packets that could not be decoded
-        self._ticks_s = [float(stream.time_base or 0) for stream in container.streams]
-        self._spans_s: dict[int, tuple[float, float]] = {}  # first and last time stamp of every stream
+        self._silence_s = 0.0  # of what was decoded, what is in no packet
         self._frame_s = 0.0  # length of the last frame
-        self._first_byte: int | None = None  # of the first packet
-        self._read_bytes = 0  # up to the end of the last packet
         self._packet_count = 0
-        self._broke_off = False
 
     def chunks(self) -> Iterator[Waveform]:
         """Yield the track piece by piece, mono at `SAMPLE_RATE`.
@@ -170,45 +157,6 @@ class _Decoding:
             yield resampler.push(mix_down(samples))
         if resampler is not None:
             yield resampler.finish()
-
-    def refuse_if_incomplete(self, source: MeteredFile) -> None:
-        """Refuse a file of which more than `TOLERANCE_S` of sound is missing, at its end or in between.
-
-        Where the header makes no promise, only what FFmpeg reports as undecodable is known to be missing.
-
-        Raises:
-            InvalidAudio: the file is cut off, damaged, or was no media after all.
-        """
-        if self._decoded_s == 0 and (self._lost_s > 0 or self._broke_off):
-            raise refusals.unsupported()
-        if self._promise is not None:
-            reached_s = max(self._decoded_s, self._passed_s(self._promise.clock))
-            if self._promise.seconds - reached_s > TOLERANCE_S:
-                raise refusals.truncated(self._promise.seconds, reached_s)
-        elif self._broke_off and self._read_bytes > 0:
-            unread = source.seek(0, os.SEEK_END) - self._read_bytes
-            self._lost_s += self._decoded_s * unread / self._read_bytes
-        if self._kind == "ogg":
-            self._look_at_pages(source)
-        if self._lost_s > TOLERANCE_S:
-            raise refusals.damaged(self._lost_s)
-        if self._has_passed_over_the_beginning(source):
-            raise refusals.damaged_beginning()
-
-    def _look_at_pages(self, source: MeteredFile) -> None:
-        """Note what was lost with pages; refuse a file that breaks off within one. Sound counts as spread evenly."""
-        pages = ogg.read_pages(source)
-        seconds_a_byte = self._decoded_s / max(1, pages.whole)
-        if pages.missing * seconds_a_byte > TOLERANCE_S:
-            raise refusals.truncated(None, self._decoded_s)
-        self._lost_s = max(self._lost_s, pages.damaged * seconds_a_byte)
-
-    def _has_passed_over_the_beginning(self, source: MeteredFile) -> bool:
-        """Whether there is sound ahead of the first packet that FFmpeg could not read, and says nothing of."""
-        if self._kind != "matroska" or self._first_byte is None:
-            return False
-        begins = matroska.first_cluster(source)
-        return begins is not None and self._first_byte - begins > _CLUSTER_HEAD
 
     def _blocks(self) -> Iterator[tuple[int, NDArray[np.generic]]]:
         """Yield sample rates and `(channels, samples)`. Frames are so short that they are joined by the dozen."""
@@ -231,21 +179,21 @@ class _Decoding:
                 _refuse_unusual(frame)
                 missing_s = self._missing_before(frame)
                 self._frame_s = frame.samples / frame.sample_rate
-                self._decoded_s += missing_s + self._frame_s
-                if self._decoded_s > self._max_duration_s + 1e-6:  # sums of floats
+                self._passage.decoded_s += missing_s + self._frame_s
+                if self._passage.decoded_s > self._max_duration_s + 1e-6:  # sums of floats
                     raise refusals.too_long(self._max_duration_s)
                 self._allowance.heard()
                 yield missing_s, frame
 
     def _missing_before(self, frame: AudioFrame) -> float:
-        missing_s = self._gaps.before(frame, self._decoded_s)
+        missing_s = self._gaps.before(frame, self._passage.decoded_s)
         if not missing_s:
             return 0.0
-        if self._decoded_s + missing_s > self._ends_s:
+        if self._passage.decoded_s + missing_s > self._ends_s:
             self._gaps.go_on(missing_s)
             return 0.0
-        if self._gaps.is_damage(missing_s, self._decoded_s - self._silence_s):
-            self._lost_s += missing_s
+        if self._gaps.is_damage(missing_s, self._passage.decoded_s - self._silence_s):
+            self._passage.lost_s += missing_s
         self._silence_s += missing_s
         return missing_s
 
@@ -254,41 +202,22 @@ class _Decoding:
         try:
             for packet in self._container.demux():
                 self._allowance.check()
-                self._note(packet)
+                self._gaps.note(packet)
+                self._passage.note(packet)
                 if packet.stream is self._track:  # the last, empty packets have no index of their own
                     self._packet_count += 1
-                    if self._packet_count > _PACKETS_PER_S * (10 + self._decoded_s - self._silence_s):
+                    if self._packet_count > _PACKETS_PER_S * (10 + self._passage.decoded_s - self._silence_s):
                         raise refusals.unsupported()
                     yield cast("Packet[AudioStream]", packet)
         except av.FFmpegError:
-            self._broke_off = True
-
-    def _note(self, packet: "Packet[Stream]") -> None:
-        self._gaps.note(packet)
-        if packet.pos is not None and packet.pos >= 0:
-            self._first_byte = packet.pos if self._first_byte is None else self._first_byte
-            self._read_bytes = max(self._read_bytes, packet.pos + packet.size)
-        if packet.pts is None or packet.is_discard:
-            return
-        index = packet.stream.index
-        start_s = packet.pts * self._ticks_s[index]
-        end_s = start_s + (packet.duration or 0) * self._ticks_s[index]
-        first_s, last_s = self._spans_s.get(index, (start_s, end_s))
-        self._spans_s[index] = min(first_s, start_s), max(last_s, end_s)
-
-    def _passed_s(self, clock: Literal["samples", "track", "container"]) -> float:
-        """Return how far the time stamps went from the first one on."""
-        if clock == "samples":
-            return 0.0
-        spans = [span for index, span in self._spans_s.items() if clock == "container" or index == self._track.index]
-        return max((last for _, last in spans), default=0.0) - min((first for first, _ in spans), default=0.0)
+            self._passage.broke_off = True
 
     def _decode(self, packet: "Packet[AudioStream]") -> list[AudioFrame]:
         try:
             return packet.decode()
         except av.FFmpegError:
             # A packet that does not say how long it is counts like the frame before it.
-            self._lost_s += float(packet.duration * packet.time_base) if packet.duration else self._frame_s
+            self._passage.lost_s += float(packet.duration * packet.time_base) if packet.duration else self._frame_s
             return []
 
 
