@@ -10,6 +10,7 @@ where the real weights cannot be had. The tokenizer is the demo checkpoint's; th
 import argparse
 import json
 import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -220,21 +221,22 @@ def _original_name(name: str) -> str:
     raise ValueError(f"no weight of the native layout: {name}")
 
 
-def main() -> None:
-    """Write one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SHAPES, default="0.6B")
+def run(description: str | None, sizes: Iterable[str], write: Callable[[Path, str], object]) -> None:
+    """Write the checkpoint that the command line asks for, with what `write` makes of a folder and a size."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=list(sizes), default="0.6B")
     parser.add_argument("--layout", choices=("native", "original"), default="native")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     if arguments.layout == "native":
-        write_native(arguments.out, arguments.size)
+        write(arguments.out, arguments.size)
     else:
-        native = write_native(arguments.out / "native", arguments.size)
+        native = arguments.out / "native"
+        write(native, arguments.size)
         write_original(native, arguments.out)
         shutil.rmtree(native)
     print(f"{arguments.size} in the {arguments.layout} layout: {arguments.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, SHAPES, write_native)

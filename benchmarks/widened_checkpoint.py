@@ -9,7 +9,6 @@ rounding. In the encoder it is nearly so: positions in more channels have more f
 copy of the narrow one whose frequency is nearest.
 """
 
-import argparse
 import shutil
 from dataclasses import dataclass
 from math import sqrt
@@ -18,7 +17,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration
 
-from benchmarks.random_checkpoint import SHAPES, TOKENIZER_FILES, config_of, write_original
+from benchmarks.random_checkpoint import SHAPES, TOKENIZER_FILES, config_of, run
 from deployments.served_model import DEMO_CHECKPOINT
 
 # Tokens that the demo's vocabulary lacks must never be the best: every token writes the same little into one channel
@@ -186,7 +185,7 @@ def write_widened(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat1
     """Write the demo checkpoint with the shape of `size` in the native layout. Returns `folder`.
 
     Raises:
-        ValueError: there are fewer layers in the shape than in the demo, or it narrows something.
+        ValueError: the shape has fewer layers than the demo.
     """
     demo = Qwen3ASRForConditionalGeneration.from_pretrained(DEMO_CHECKPOINT, dtype=torch.float32)
     shape = SHAPES[size]
@@ -209,21 +208,5 @@ def write_widened(folder: Path, size: str, *, dtype: torch.dtype = torch.bfloat1
     return folder
 
 
-def main() -> None:
-    """Write one checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("0.6B", "1.7B"), default="0.6B")
-    parser.add_argument("--layout", choices=("native", "original"), default="native")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-    if arguments.layout == "native":
-        write_widened(arguments.out, arguments.size)
-    else:
-        native = write_widened(arguments.out / "native", arguments.size)
-        write_original(native, arguments.out)
-        shutil.rmtree(native)
-    print(f"the demo checkpoint as {arguments.size} in the {arguments.layout} layout: {arguments.out}")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, ("0.6B", "1.7B"), write_widened)

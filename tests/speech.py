@@ -7,6 +7,9 @@ from pathlib import Path
 
 import jiwer
 
+from deployments.audio.decode import decode
+from deployments.audio.waveform import Waveform
+
 FOLDER = Path(__file__).parent / "data" / "speech"
 
 
@@ -18,6 +21,12 @@ class Recording:
     language: str
     """English name."""
     text: str
+
+    @property
+    def waveform(self) -> Waveform:
+        """As the service decodes it."""
+        with self.path.open("rb") as file:
+            return decode(file, max_duration_s=30)
 
     def error_rate(self, answer: str) -> float:
         """Word error rate (of characters in Chinese), of lower-case text without punctuation."""

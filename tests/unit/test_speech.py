@@ -17,11 +17,6 @@ from tests.media import DATA
 from tests.speech import RECORDINGS, Recording
 
 
-def read(recording: Recording) -> Waveform:
-    with recording.path.open("rb") as file:
-        return decode(file, max_duration_s=30)
-
-
 def find(waveform: Waveform, *, block_s: float = 10.0, options: SpeechOptions | None = None) -> list[Span]:
     finder = SpeechFinder(SileroVad(), options or SpeechOptions())
     size = round(block_s * SAMPLE_RATE)
@@ -44,7 +39,7 @@ def noise(seconds: float, dbfs: float) -> Waveform:
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda recording: recording.path.stem)
 def test_every_recording_holds_speech_from_end_to_end(recording: Recording) -> None:
     """All have 0.3 s of silence before and after the sentence."""
-    waveform = read(recording)
+    waveform = recording.waveform
     spans = find(waveform)
     assert spans[0].start < 0.3 + 0.35
     assert spans[-1].end > len(waveform) / SAMPLE_RATE - 0.3 - 0.35
@@ -53,12 +48,12 @@ def test_every_recording_holds_speech_from_end_to_end(recording: Recording) -> N
 @pytest.mark.parametrize("dbfs", [-60, -50, -40, -6])
 def test_the_level_does_not_matter(dbfs: float) -> None:
     for recording in RECORDINGS[::4]:
-        assert find(at_level(read(recording), dbfs)), recording.path.name
+        assert find(at_level(recording.waveform, dbfs)), recording.path.name
 
 
 @pytest.mark.parametrize("dbfs", [-44.0, -50.0])
 def test_somebody_quiet_between_two_who_are_loud(dbfs: float) -> None:
-    loud, *quiet = [read(recording) for recording in RECORDINGS[:6]]
+    loud, *quiet = [recording.waveform for recording in RECORDINGS[:6]]
     for sentence in quiet:
         before = np.concatenate([at_level(loud, -14), np.zeros(SAMPLE_RATE, np.float32)])
         spans = find(np.concatenate([before, at_level(sentence, dbfs), before[::-1]]))
@@ -68,20 +63,20 @@ def test_somebody_quiet_between_two_who_are_loud(dbfs: float) -> None:
 
 
 def test_quiet_speech_with_a_click() -> None:
-    waveform = at_level(read(RECORDINGS[0]), -50)
+    waveform = at_level(RECORDINGS[0].waveform, -50)
     waveform[2000:2010] = 1.0
     assert find(waveform)
 
 
 def test_an_offset_does_not_matter() -> None:
-    waveform = at_level(read(RECORDINGS[0]), -30)
+    waveform = at_level(RECORDINGS[0].waveform, -30)
     plain, offset = find(waveform), find(waveform + np.float32(0.4))
     assert abs(plain[0].start - offset[0].start) < 0.2
     assert abs(plain[-1].end - offset[-1].end) < 0.2
 
 
 def test_float_samples_far_beyond_full_scale() -> None:
-    assert find(read(RECORDINGS[0]) * np.float32(32768))
+    assert find(RECORDINGS[0].waveform * np.float32(32768))
 
 
 def _clicks(seconds: float) -> Waveform:
@@ -144,7 +139,7 @@ def test_a_single_short_word_is_speech(seconds: float, at_least: int) -> None:
     rng, pause = np.random.default_rng(0), np.zeros(SAMPLE_RATE, np.float32)
     found = 0
     for recording in RECORDINGS:
-        waveform = read(recording)
+        waveform = recording.waveform
         start = rng.integers(8000, len(waveform) - 8000 - round(seconds * SAMPLE_RATE))
         word = waveform[start : start + round(seconds * SAMPLE_RATE)]
         fade = np.minimum(1, np.minimum(np.arange(len(word)), np.arange(len(word))[::-1]) / 160).astype(np.float32)

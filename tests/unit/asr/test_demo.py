@@ -7,7 +7,6 @@ from transformers import AutoProcessor
 from deployments.asr.checkpoint import load
 from deployments.asr.engine import Engine
 from deployments.asr.linear import pack
-from deployments.audio.decode import decode
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.utterance import Transcription, Utterance
 from tests.speech import RECORDINGS
@@ -17,11 +16,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def utterances() -> list[Utterance]:
-    waveforms = []
-    for recording in RECORDINGS:
-        with recording.path.open("rb") as file:
-            waveforms.append(decode(file, max_duration_s=30))
-    return [Utterance(waveform) for waveform in waveforms]
+    return [Utterance(recording.waveform) for recording in RECORDINGS]
 
 
 def _by_generate(utterances: list[Utterance]) -> list[str]:

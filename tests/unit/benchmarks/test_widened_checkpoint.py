@@ -10,7 +10,6 @@ from benchmarks.widened_checkpoint import repeated, rotations, write_widened
 from deployments.asr.checkpoint import load
 from deployments.asr.engine import Engine
 from deployments.asr.linear import Quantization, pack
-from deployments.audio.decode import decode
 from deployments.served_model import DEMO_CHECKPOINT
 from deployments.transcription.utterance import Transcription, Utterance
 from tests.speech import RECORDINGS, error_rate
@@ -40,11 +39,7 @@ WIDER = Shape(
 
 @pytest.fixture(scope="module")
 def utterances() -> list[Utterance]:
-    waveforms = []
-    for recording in RECORDINGS:
-        with recording.path.open("rb") as file:
-            waveforms.append(decode(file, max_duration_s=30))
-    return [Utterance(waveform) for waveform in waveforms]
+    return [Utterance(recording.waveform) for recording in RECORDINGS]
 
 
 @pytest.fixture(scope="module")
