@@ -1,7 +1,7 @@
 """From waveforms to audio embeddings, many utterances at a time and each exactly as if it were alone."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -9,6 +9,7 @@ from torch import nn
 from deployments.asr.checkpoint import Checkpoint
 from deployments.asr.features import CHUNK_FRAMES, LogMel
 from deployments.asr.joined import join
+from deployments.asr.native.encoder import LayOut, NativeEncoder
 from deployments.asr.packed import Packed, attend_packed
 from deployments.audio.waveform import Waveform
 from deployments.budget import CHUNK_TOKENS
@@ -21,16 +22,19 @@ class AudioEncoder:
     """The checkpoint's feature extractor, audio tower and projector.
 
     Args:
-        checkpoint: the loaded model; from now on its audio tower attends as `WindowAttention` does.
+        checkpoint: the loaded model; from now on its audio tower attends as `WindowAttention` does, unless it is a
+            `NativeEncoder`.
     """
 
     def __init__(self, checkpoint: Checkpoint):
         self._model = checkpoint.model
-        tower = _tower(checkpoint.model)
+        tower = _part(checkpoint.model).audio_tower
+        self._native = tower if isinstance(tower, NativeEncoder) else None
         if checkpoint.model.device.type == "cuda":
             for convolution in (tower.conv2d1, tower.conv2d2, tower.conv2d3):
                 convolution.to(memory_format=torch.channels_last)  # what its kernels want, and would convert to
-        attend_in_windows(checkpoint.model)
+        if self._native is None:
+            attend_in_windows(checkpoint.model)
         self._log_mel = LogMel(checkpoint.feature_extractor, checkpoint.model.device)
         config = checkpoint.model.config.audio_config
         self._window_frames: int = config.n_window_infer
@@ -62,7 +66,11 @@ class AudioEncoder:
 
     def _encode(self, mels: list[torch.Tensor], frames: list[int]) -> tuple[torch.Tensor, ...]:
         lengths = [_tokens(count) for count in frames]
-        windows = Packed([window for length in lengths for window in self._windows(length)], self._model.device)
+        window_lengths = [window for length in lengths for window in self._windows(length)]
+        if self._native is not None:
+            chunks = [tokens for count in frames for tokens in _chunks(count)]
+            return cast(torch.Tensor, self._native(mels, chunks, window_lengths)).split(lengths)
+        windows = Packed(window_lengths, self._model.device)
         encoded = self._model.get_audio_features(
             torch.cat(mels, dim=1).unsqueeze(0).to(self._model.dtype),
             _mask(frames, [mel.shape[1] for mel in mels]).to(self._model.device),
@@ -113,19 +121,33 @@ class WindowAttention(nn.Module):
 
 def attend_in_windows(model: Any) -> None:
     """Let a model's audio tower attend as `WindowAttention` does, from now on."""
-    for layer in _tower(model).layers:
+    for layer in _part(model).audio_tower.layers:
         if not isinstance(layer.self_attn, WindowAttention):
             layer.self_attn = WindowAttention(layer.self_attn)
 
 
-def _tower(model: Any) -> Any:
-    """The audio tower, of a recognizer or of what an aligner has in its place."""
-    return model.model.audio_tower if hasattr(model, "model") else model.audio_tower
+def encode_in_c(model: Any, lay_out: LayOut) -> bool:
+    """Let a model's audio tower and projector be a `NativeEncoder`; False where they cannot be."""
+    part = _part(model)
+    if (native := NativeEncoder.of(part, lay_out)) is None:
+        return False
+    part.audio_tower, part.multi_modal_projector = native, nn.Identity()
+    return True
+
+
+def _part(model: Any) -> Any:
+    """What has the audio tower and the projector, of a recognizer; or itself, which an aligner has in its place."""
+    return model.model if hasattr(model, "model") else model
+
+
+def _chunks(frames: int) -> list[int]:
+    """Tokens of each chunk of so many frames."""
+    chunks, rest = divmod(frames, CHUNK_FRAMES)
+    return [CHUNK_TOKENS] * chunks + ([-(-rest // 8)] if rest else [])
 
 
 def _tokens(frames: int) -> int:
-    chunks, rest = divmod(frames, CHUNK_FRAMES)
-    return CHUNK_TOKENS * chunks + -(-rest // 8)
+    return sum(_chunks(frames))
 
 
 def _mask(frames: list[int], padded: list[int]) -> torch.Tensor:

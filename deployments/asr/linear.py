@@ -16,7 +16,7 @@ from torch import nn
 from transformers import Qwen3ASRForConditionalGeneration
 
 from deployments.asr.decoder import Decoder
-from deployments.asr.encoder import attend_in_windows
+from deployments.asr.encoder import attend_in_windows, encode_in_c
 from deployments.asr.mapped import release_freed
 from deployments.asr.native.decoder import suits
 from deployments.asr.native.weights import NativeLinear, NativeWeight
@@ -55,14 +55,6 @@ class PackedLinear(nn.Module):
             inputs = nn.functional.pad(inputs.reshape(rows, features), (0, 0, 0, padding))
         output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
         return output[:rows].view(*shape, -1) if padding else output
-
-
-class TwofoldLinear(PackedLinear):
-    """`PackedLinear` for many rows, with its weight once more as `NativeDecoder` reads it."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__(linear)
-        self.native = NativeWeight.of(linear.weight)
 
 
 class HalfLinear(nn.Module):
@@ -181,19 +173,22 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     language_model = Decoder.of(model)
     text = set(_linears(language_model))
     spare = sum(getattr(*place).weight.nbytes for place in text) < spare_bytes
-    in_c = (spare or quantization == "int8") and suits(language_model, model.lm_head)
+    in_c = suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
+    if in_c:
+        linears = len(_linears(model))
+        encode_in_c(model, _native_int8_weight if quantization == "int8" else _native_weight)
+        used["NativeEncoder"] = linears - len(_linears(model))
     for parent, name in _linears(model):
         linear = getattr(parent, name)
+        is_head = linear is model.lm_head
         layouts: tuple[Layout, ...] = (PackedLinear,)
-        if quantization == "int8":
+        if in_c and ((parent, name) in text or is_head):
+            layouts = (_native_int8 if quantization == "int8" else _native,)
+        elif quantization == "int8":
             layouts = (Int8Linear,)
-            if in_c and ((parent, name) in text or linear is model.lm_head):
-                layouts = (_native_int8, Int8Linear)
-        elif (parent, name) in text:
-            layouts = (TwofoldLinear if in_c else DualLinear if spare else HalfLinear, PackedLinear)
-        elif linear is model.lm_head:
-            layouts = (_native if in_c else HalfLinear, PackedLinear)
+        elif (parent, name) in text or is_head:
+            layouts = (DualLinear if spare and not is_head else HalfLinear, PackedLinear)
         packed = _first_that_works(layouts, linear)
         if quantization == "int8" and packed is linear:
             raise CheckpointError(
@@ -209,12 +204,20 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
 
 
 def _native(linear: nn.Linear) -> nn.Module:
-    return NativeLinear(NativeWeight.of(linear.weight))
+    return NativeLinear(_native_weight(linear))
 
 
 def _native_int8(linear: nn.Linear) -> nn.Module:
+    return NativeLinear(_native_int8_weight(linear))
+
+
+def _native_weight(linear: nn.Linear) -> NativeWeight:
+    return NativeWeight.of(linear.weight, linear.bias)
+
+
+def _native_int8_weight(linear: nn.Linear) -> NativeWeight:
     quantised = _quantised(linear)
-    return NativeLinear(NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales()))
+    return NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales(), linear.bias)
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

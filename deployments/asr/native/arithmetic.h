@@ -9,6 +9,7 @@
 #include <string.h>
 
 typedef uint16_t bf16;
+typedef int32_t integers __attribute__((vector_size(64))); /* a register of them */
 
 enum {
     LANES = 16,
@@ -46,6 +47,11 @@ static inline __m512i repeat(const void *four_bytes) {
 
 static inline __m512 add_products(__m512 sums, __m512i some, __m512i others) {
     return _mm512_dpbf16_ps(sums, (__m512bh)some, (__m512bh)others);
+}
+
+/* Of 8-bit numbers, the first ones unsigned. */
+static inline integers add_products8(integers sums, __m512i some, __m512i others) {
+    return (integers)_mm512_dpbusd_epi32((__m512i)sums, some, others);
 }
 
 /* e to the power of each, to 2 units in the last place: 2 to a whole power, times a polynomial of what is left. */

@@ -4,13 +4,10 @@
  * operators of torch it takes nearly twice as long. Here all threads go through the layers side by side: each takes the
  * next few outputs of a product until there are none left, and they wait for each other between the products.
  *
- * Prompts have many tokens, for which oneDNN multiplies bfloat16 faster: there what lies between its products is called layer
- * by layer.
- *
  * Residuals and sums are float32, what goes into a product is bfloat16 or, where weights are int8, 8 bits.
  */
 
-#include "attention.h"
+#include "slots.h"
 
 /* What a pass through all layers needs besides its batch. */
 typedef struct {
@@ -19,26 +16,44 @@ typedef struct {
     float *logits;         /* (wanted, vocabulary) */
     float *residual;       /* (tokens, hidden): the embeddings, and what becomes of them */
     float *projected;      /* (tokens, (heads + 2 * key_heads) * head_dim), the batch's, scratch as all that follow */
-    bf16 *normed;          /* inputs of products: (threads, tokens, hidden); of one thread where tokens are many, see Part */
     bf16 *gated;           /* (tokens, intermediate) */
-    uint8_t *rounded;      /* (threads, tokens, largest number of inputs) */
-    float *row_scales;     /* (threads, tokens) */
+    Room room;             /* of (threads, tokens, largest number of inputs); of one thread where tokens are many, see Part */
 } Pass;
 
 /* What library.py checks before it uses this library: a number that rises when the meaning of anything here changes, the
  * sizes of what is passed, and of what is laid out for it. */
 const int64_t decoder_interface[] = {
-    4, sizeof(Layer), sizeof(Model), sizeof(Piece), sizeof(Batch), sizeof(Pass), TILE, GROUP, BLOCK};
+    5, sizeof(Layer), sizeof(Model), sizeof(Piece), sizeof(Batch), sizeof(Pass), TILE, GROUP, LINE, BLOCK};
 
-/* Room: (threads, rows, size). */
-static const bf16 *normalise_rows(const float *residual, const bf16 *weight, float epsilon, int64_t rows, int64_t size,
-                                  bf16 *room) {
+/* The residual, normalised, for a product. */
+static Inputs normalised_for(Weight weight, const float *residual, const bf16 *norm, float epsilon, int64_t rows, int64_t size,
+                             Room room) {
     Part part = part_of(rows);
-    bf16 *to = room + part.room * rows * size;
-    for (int64_t row = part.first; row < part.end; row++)
-        normalise(residual + row * size, weight, epsilon, size, to + row * size);
+    room = own_room(room, part, rows, size);
+    for (int64_t row = part.first; row < part.end; row++) {
+        bf16 normed[size];
+        normalise(residual + row * size, norm, epsilon, size, normed);
+        prepare(weight, normed, size, row, rows, room);
+    }
     wait_for(part);
-    return to;
+    return (Inputs){room.numbers, room.row_scales, size};
+}
+
+/* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
+static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *gated) {
+#pragma omp for schedule(dynamic, SHARE)
+    for (int64_t output = 0; output < outputs; output += TILE)
+        for (int64_t first = 0; first < rows; first += GROUP) {
+            float gates[GROUP][TILE], values[GROUP][TILE];
+            int64_t count = group_of(first, rows);
+            multiply_tile(weight, inputs, output, first, count, gates);
+            multiply_tile(weight, inputs, outputs + output, first, count, values);
+            for (int64_t row = 0; row < count; row++) {
+                bf16 *to = gated + (first + row) * outputs + output;
+                for (int64_t i = 0; i < TILE; i += LANES)
+                    store_narrow(to + i, silu(_mm512_loadu_ps(gates[row] + i)) * _mm512_loadu_ps(values[row] + i));
+            }
+        }
 }
 
 /* Only the wanted tokens go on. One thread moves them, and all wait for it. */
@@ -50,71 +65,42 @@ static void keep_wanted(const Pass *pass, float *residual, int64_t hidden, bf16 
     }
 }
 
-/* Each product, and attend, ends when all threads are done with it. residual is read by normalise_rows, and next written two
+/* Each product, and attend, ends when all threads are done with it. residual is read by normalised_for, and next written two
  * products later; what is named by threads is each one's own, or is waited for. So nothing is written that another thread
  * still reads. */
 void decode(const Model *model, const Batch *batch, const Pass *pass, int threads) {
     int64_t hidden = model->hidden, inner = model->heads * model->head_dim, intermediate = model->intermediate;
     int64_t projections = inner + 2 * model->key_heads * model->head_dim;
     const Layer *end = model->layers + model->layer_count;
+    float *residual = pass->residual, epsilon = model->epsilon;
+    Room room = pass->room;
 #pragma omp parallel num_threads(threads)
     {
         int64_t tokens = tokens_of(batch);
-        const bf16 *normed;
         Inputs inputs;
         for (const Layer *layer = model->layers; layer < end; layer++) {
-            normed = normalise_rows(pass->residual, layer->attention_norm, model->epsilon, tokens, hidden, pass->normed);
-            inputs = inputs_for(layer->qkv, normed, tokens, hidden, pass->rounded, pass->row_scales);
+            inputs = normalised_for(layer->qkv, residual, layer->attention_norm, epsilon, tokens, hidden, room);
             multiply(layer->qkv, inputs, projections, tokens, pass->projected, 0);
             attend(model, layer, batch);
             if (layer + 1 == end && tokens != pass->wanted_count) {
-                keep_wanted(pass, pass->residual, hidden, batch->attended, inner);
+                keep_wanted(pass, residual, hidden, batch->attended, inner);
                 tokens = pass->wanted_count;
             }
-            inputs = inputs_for(layer->output, batch->attended, tokens, inner, pass->rounded, pass->row_scales);
-            multiply(layer->output, inputs, hidden, tokens, pass->residual, 1);
-            normed = normalise_rows(pass->residual, layer->mlp_norm, model->epsilon, tokens, hidden, pass->normed);
-            inputs = inputs_for(layer->gate_up, normed, tokens, hidden, pass->rounded, pass->row_scales);
+            inputs = inputs_for(layer->output, batch->attended, tokens, inner, room);
+            multiply(layer->output, inputs, hidden, tokens, residual, 1);
+            inputs = normalised_for(layer->gate_up, residual, layer->mlp_norm, epsilon, tokens, hidden, room);
             multiply_gated(layer->gate_up, inputs, intermediate, tokens, pass->gated);
-            inputs = inputs_for(layer->down, pass->gated, tokens, intermediate, pass->rounded, pass->row_scales);
-            multiply(layer->down, inputs, hidden, tokens, pass->residual, 1);
+            inputs = inputs_for(layer->down, pass->gated, tokens, intermediate, room);
+            multiply(layer->down, inputs, hidden, tokens, residual, 1);
         }
-        normed = normalise_rows(pass->residual, model->norm, model->epsilon, tokens, hidden, pass->normed);
-        inputs = inputs_for(model->head, normed, tokens, hidden, pass->rounded, pass->row_scales);
+        inputs = normalised_for(model->head, residual, model->norm, epsilon, tokens, hidden, room);
         multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, 0);
     }
 }
 
-/* One product: numbers (rows, size) to (rows, outputs). Scratch: (threads, rows, size) and (threads, rows). */
+/* One product: numbers (rows, size) to (rows, outputs). */
 void multiply_rows(const Weight *weight, const bf16 *numbers, int64_t size, int64_t outputs, int64_t rows, float *to,
-                   uint8_t *rounded, float *row_scales, int threads) {
+                   const Room *room, int threads) {
 #pragma omp parallel num_threads(threads)
-    multiply(*weight, inputs_for(*weight, numbers, rows, size, rounded, row_scales), outputs, rows, to, 0);
-}
-
-/* Attention of one layer, from what its qkv gives: keys and values go into the cache. */
-void attend_tokens(const Model *model, int64_t layer, const Batch *batch, int threads) {
-#pragma omp parallel num_threads(threads)
-    attend(model, model->layers + layer, batch);
-}
-
-/* To the residual, (tokens, size), a change is added, and the sum normalised. */
-void add_and_normalise(float *residual, const bf16 *change, const bf16 *weight, float epsilon, int64_t tokens, int64_t size,
-                       bf16 *to, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (int64_t at = 0; at < tokens * size; at += size) {
-        for (int64_t i = at; i < at + size; i += LANES)
-            _mm512_storeu_ps(residual + i, _mm512_loadu_ps(residual + i) + load_wide(change + i));
-        normalise(residual + at, weight, epsilon, size, to + at);
-    }
-}
-
-/* (tokens, 2 * size), gates first, to silu(gates) * values, (tokens, size). */
-void gate(const bf16 *gates_and_values, int64_t tokens, int64_t size, bf16 *to, int threads) {
-#pragma omp parallel for num_threads(threads)
-    for (int64_t token = 0; token < tokens; token++)
-        for (int64_t i = 0; i < size; i += LANES) {
-            const bf16 *gates = gates_and_values + 2 * token * size + i;
-            store_narrow(to + token * size + i, silu(load_wide(gates)) * load_wide(gates + size));
-        }
+    multiply(*weight, inputs_for(*weight, numbers, rows, size, *room), outputs, rows, to, 0);
 }

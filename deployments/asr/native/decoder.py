@@ -1,4 +1,4 @@
-"""The language model on a CPU in one call; or, where oneDNN multiplies faster, in calls around its products."""
+"""The language model on a CPU in one call."""
 
 from collections.abc import Sequence
 from ctypes import CDLL, byref
@@ -11,7 +11,6 @@ from torch import nn
 from deployments.asr.attention import PromptPiece
 from deployments.asr.cache import SlotCache
 from deployments.asr.native.library import (
-    BLOCK,
     GROUP,
     LANES,
     MAX_HEAD_DIM,
@@ -23,11 +22,10 @@ from deployments.asr.native.library import (
     PieceStructure,
     library,
 )
-from deployments.asr.native.weights import NativeLinear, NativeWeight, native_weight, scratch_rows
-from deployments.asr.onednn import round_up
+from deployments.asr.native.weights import NativeLinear, NativeWeight, Room, native_weight
 
 if TYPE_CHECKING:
-    from deployments.asr.decoder import Decoder, DecoderLayer, Norm
+    from deployments.asr.decoder import Decoder, DecoderLayer
 
 
 def suits(decoder: "Decoder", head: nn.Linear) -> bool:
@@ -53,7 +51,7 @@ def _linears(layer: "DecoderLayer") -> list[nn.Module]:
 class NativeDecoder:
     """All layers of a decoder, and the head behind them, over a cache.
 
-    In a step that reads no prompt, a row's logits are the same whoever shares it.
+    A row's logits are the same whoever shares the step.
     """
 
     def __init__(self, decoder: "Decoder", head: NativeLinear, slots: SlotCache):
@@ -63,12 +61,10 @@ class NativeDecoder:
         self._kept_alive: list[object] = []
         """What the library has pointers to."""
         structures = (self._layer(layer, *slots.layer(i)) for i, layer in enumerate(layers))
-        self._is_int8 = cast(NativeWeight, native_weight(first.qkv)).scales is not None
         self._slots, self._slot_tokens = slots.slots, slots.slot_tokens
         self._hidden, self._head_dim = first.hidden_size, first.head_dim
         self._attended = first.heads * first.head_dim
         self._projected = self._attended + 2 * first.key_heads * first.head_dim
-        self._sharing_keys = first.heads // first.key_heads
         self._intermediate = first.intermediate_size
         self._widest = max(self._hidden, self._attended, self._intermediate)
         self._model = ModelStructure(
@@ -124,21 +120,34 @@ class NativeDecoder:
         batch = BatchStructure(
             rows=rows, first_slot=first_slot, piece_count=len(pieces), pieces=structures, **_pointers(tensors)
         )
-        if pieces and not self._is_int8:
-            return self._read(embeddings, batch, wanted)
-        return self._decode(embeddings, batch, wanted)
+        tokens, wanted_count = len(embeddings), len(wanted)
+        room = Room.of(tokens, self._widest)
+        logits = torch.empty(wanted_count, self._head.native.padded_outputs)
+        scratch = {
+            "wanted": wanted,
+            "logits": logits,
+            "residual": embeddings.float().contiguous().clone(),
+            "projected": tensors["projected"],
+            "gated": _narrow(tokens, self._intermediate),
+        }
+        through = PassStructure(wanted_count=wanted_count, room=room.structure, **_pointers(scratch))
+        self._library.decode(byref(self._model), byref(batch), byref(through), torch.get_num_threads())
+        return logits[:, : self._head.native.outputs]
 
     def _room(self, positions: torch.Tensor, embeddings: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What the library needs of memory for a batch, but for what it projects and attends to."""
+        """What the library needs of memory for a batch."""
         cosines, sines = self._decoder.rotation(embeddings, positions)
-        threads, span = torch.get_num_threads(), _rounded_up(self._slot_tokens)
+        tokens, threads = len(embeddings), torch.get_num_threads()
+        span = _rounded_up(self._slot_tokens)
         return {
             "positions": positions,
             "cosines": cosines.float().contiguous(),
             "sines": sines.float().contiguous(),
+            "projected": torch.empty(tokens, self._projected),
+            "attended": _narrow(tokens, self._attended),
             "scores": torch.empty(threads, GROUP, span),
             "shares": _narrow(threads, GROUP, span),
-            "queries": _narrow(threads, BLOCK * self._sharing_keys, self._head_dim),
+            "queries": _narrow(threads, GROUP, self._head_dim),
             "tiles": _narrow(threads, span, self._head_dim + _rounded_up(self._head_dim)),
         }
 
@@ -152,68 +161,6 @@ class NativeDecoder:
             is_free = not first_slot <= piece.slot < first_slot + rows
             if not (is_free and 0 <= piece.slot < self._slots and 0 <= piece.start < piece.end <= self._slot_tokens):
                 raise IndexError(f"{piece} in {self._slots} slots of {self._slot_tokens} tokens")
-
-    def _decode(self, embeddings: torch.Tensor, batch: BatchStructure, wanted: torch.Tensor) -> torch.Tensor:
-        """One call for all layers."""
-        tokens, threads = len(embeddings), torch.get_num_threads()
-        # In the last layer only the wanted tokens go on: they may be so few that they take more room than all did.
-        scratch = max(scratch_rows(tokens), scratch_rows(len(wanted)))
-        logits = torch.empty(len(wanted), self._head.native.padded_outputs)
-        projected, attended = torch.empty(tokens, self._projected), _narrow(tokens, self._attended)
-        batch.projected, batch.attended = projected.data_ptr(), attended.data_ptr()
-        room = {
-            "wanted": wanted,
-            "logits": logits,
-            "residual": embeddings.float().contiguous().clone(),
-            "projected": projected,
-            "normed": _narrow(scratch, self._hidden),
-            "gated": _narrow(tokens, self._intermediate),
-            "rounded": torch.empty(scratch, self._widest, dtype=torch.uint8),
-            "row_scales": torch.empty(scratch),
-        }
-        through = PassStructure(wanted_count=len(wanted), **_pointers(room))
-        self._library.decode(byref(self._model), byref(batch), byref(through), threads)
-        return logits[:, : self._head.native.outputs]
-
-    def _read(self, embeddings: torch.Tensor, batch: BatchStructure, wanted: torch.Tensor) -> torch.Tensor:
-        """Layer by layer, with the products of oneDNN between the calls: it is as fast as a processor is in those."""
-        threads = torch.get_num_threads()
-        padding = round_up(len(embeddings)) - len(embeddings)
-        residual = nn.functional.pad(embeddings.float(), (0, 0, 0, padding))
-        change = torch.zeros(len(residual), self._hidden, dtype=torch.bfloat16)
-        # Nothing is written behind the last token, and the products go through it.
-        attended = torch.zeros(len(residual), self._attended, dtype=torch.bfloat16)
-        for index, layer in enumerate(self._layers):
-            projected = layer.qkv(self._add_and_normalise(residual, change, layer.attention_norm)).float()
-            batch.projected, batch.attended = projected.data_ptr(), attended.data_ptr()
-            self._library.attend_tokens(byref(self._model), index, byref(batch), threads)
-            if layer is self._layers[-1]:
-                residual, attended = residual[wanted], attended[wanted]
-            normed = self._add_and_normalise(residual, layer.output(attended), layer.mlp_norm)
-            change = layer.down(self._gate(layer.gate_up(normed)))
-        logits: torch.Tensor = self._head(self._add_and_normalise(residual, change, self._decoder.final_norm))
-        return logits
-
-    def _add_and_normalise(self, residual: torch.Tensor, change: torch.Tensor, norm: "Norm") -> torch.Tensor:
-        """(tokens, hidden) all; the change is added to the residual in place."""
-        normed = torch.empty_like(change)
-        self._library.add_and_normalise(
-            residual.data_ptr(),
-            change.data_ptr(),
-            norm.weight.data_ptr(),
-            norm.epsilon,
-            *residual.shape,
-            normed.data_ptr(),
-            torch.get_num_threads(),
-        )
-        return normed
-
-    def _gate(self, gates_and_values: torch.Tensor) -> torch.Tensor:
-        """(tokens, 2 * intermediate) to (tokens, intermediate)."""
-        tokens, size = len(gates_and_values), self._intermediate
-        gated = torch.empty(tokens, size, dtype=torch.bfloat16)
-        self._library.gate(gates_and_values.data_ptr(), tokens, size, gated.data_ptr(), torch.get_num_threads())
-        return gated
 
     def _layer(self, layer: "DecoderLayer", keys: torch.Tensor, values: torch.Tensor) -> LayerStructure:
         products = {"qkv": layer.qkv, "output": layer.output, "gate_up": layer.gate_up, "down": layer.down}

@@ -1,4 +1,4 @@
-"""Finds the library that `decoder.c` was built into, and says what it is called with.
+"""Finds the library that `decoder.c` and `encoder.c` were built into, and says what it is called with.
 
 It is built where this package is installed and there is a C compiler, and used where the processor has AVX-512 BF16.
 Elsewhere, and for other formats, torch's operators do the same.
@@ -16,14 +16,24 @@ import torch
 
 logger = logging.getLogger("ray.serve.asr")
 
-INTERFACE = 4
+INTERFACE = 5
+ENCODER_INTERFACE = 1
 """Of the library, which was built when this package was last installed, and may be older than this file."""
 TILE = 32
 """Outputs that are summed side by side."""
-GROUP = 8
+GROUP = 12
 """Rows that are multiplied at a time."""
+LINE = 8
+"""Numbers of a row that lie together where it is multiplied."""
 BLOCK = 128
 """Tokens of a prompt that a thread attends for at a time."""
+PLACES = 2 * GROUP
+"""Of a convolution's output that a thread takes at a time."""
+TOGETHER = 4
+"""Chunks of audio that are convolved together."""
+CONVOLUTIONS = 3
+PATCH = 16
+"""Places that there must be room for, of the nine that a convolution looks at."""
 LANES = 16
 """Numbers of float32 in a register."""
 MAX_HEAD_DIM = GROUP * LANES
@@ -35,7 +45,7 @@ def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
 
 
 class WeightStructure(Structure):
-    _fields_ = _fields(c_void_p, "tiles scales offsets")
+    _fields_ = _fields(c_void_p, "tiles scales offsets biases")
 
 
 class LayerStructure(Structure):
@@ -69,10 +79,53 @@ class BatchStructure(Structure):
     ]
 
 
+class RoomStructure(Structure):
+    _fields_ = _fields(c_void_p, "numbers row_scales")
+
+
 class PassStructure(Structure):
     _fields_ = [
         ("wanted_count", c_int64),
-        *_fields(c_void_p, "wanted logits residual projected normed gated rounded row_scales"),
+        *_fields(c_void_p, "wanted logits residual projected gated"),
+        ("room", RoomStructure),
+    ]
+
+
+class LayerNormStructure(Structure):
+    _fields_ = _fields(c_void_p, "weight bias")
+
+
+class EncoderLayerStructure(Structure):
+    _fields_ = [
+        *_fields(WeightStructure, "qkv output up down"),
+        *_fields(LayerNormStructure, "attention_norm mlp_norm"),
+    ]
+
+
+class EncoderStructure(Structure):
+    _fields_ = [
+        ("convolutions", WeightStructure * CONVOLUTIONS),
+        ("joined", WeightStructure),
+        ("places", c_void_p),
+        ("layers", POINTER(EncoderLayerStructure)),
+        ("norm", LayerNormStructure),
+        *_fields(WeightStructure, "first second"),
+        *_fields(c_int64, "layer_count hidden intermediate heads embedding channels frames bins"),
+        *_fields(c_float, "epsilon scaling"),
+    ]
+
+
+class SoundsStructure(Structure):
+    _fields_ = [
+        ("spectrum", c_void_p),
+        *_fields(c_int64, "chunk_count window_count"),
+        *_fields(c_void_p, "chunk_starts window_starts"),
+        ("longest", c_int64),
+        *_fields(c_void_p, "embeddings residual"),
+        ("images", c_void_p * CONVOLUTIONS),
+        *_fields(c_void_p, "wide attended patches"),
+        ("room", RoomStructure),
+        *_fields(c_void_p, "scores shares queries tiles"),
     ]
 
 
@@ -89,25 +142,28 @@ def library() -> CDLL | None:
 
 def load_library(folder: Path) -> CDLL | None:
     """The library in a folder; None where there is none, or another than this file was written for."""
-    paths = [folder / f"_decoder{suffix}" for suffix in EXTENSION_SUFFIXES]
+    paths = [folder / f"_native{suffix}" for suffix in EXTENSION_SUFFIXES]
     path = next((path for path in paths if path.exists()), None)
     if path is None:
         return None
     structures = (LayerStructure, ModelStructure, PieceStructure, BatchStructure, PassStructure)
-    expected = [INTERFACE, *map(ctypes.sizeof, structures), TILE, GROUP, BLOCK]
+    encoder_structures = (EncoderLayerStructure, EncoderStructure, SoundsStructure)
+    expected = {
+        "decoder_interface": [INTERFACE, *map(ctypes.sizeof, structures), TILE, GROUP, LINE, BLOCK],
+        "encoder_interface": [ENCODER_INTERFACE, *map(ctypes.sizeof, encoder_structures), PLACES, TOGETHER],
+    }
     try:
         loaded = ctypes.CDLL(str(path))
-        if list((c_int64 * len(expected)).in_dll(loaded, "decoder_interface")) != expected:
-            return None
+        for name, numbers in expected.items():
+            if list((c_int64 * len(numbers)).in_dll(loaded, name)) != numbers:
+                return None
     except (OSError, ValueError):  # the OpenMP that it was built with is missing, or it is as old as can be
         return None
-    model, batch, pointer, number = POINTER(ModelStructure), POINTER(BatchStructure), c_void_p, c_int64
+    pointer, number = c_void_p, c_int64
     for name, arguments in {
-        "decode": (model, batch, POINTER(PassStructure)),
-        "multiply_rows": (POINTER(WeightStructure), pointer, number, number, number, pointer, pointer, pointer),
-        "attend_tokens": (model, number, batch),
-        "add_and_normalise": (pointer, pointer, pointer, c_float, number, number, pointer),
-        "gate": (pointer, number, number, pointer),
+        "decode": (POINTER(ModelStructure), POINTER(BatchStructure), POINTER(PassStructure)),
+        "encode": (POINTER(EncoderStructure), POINTER(SoundsStructure)),
+        "multiply_rows": (POINTER(WeightStructure), pointer, number, number, number, pointer, POINTER(RoomStructure)),
     }.items():
         function = getattr(loaded, name)
         function.argtypes, function.restype = [*arguments, c_int], None

@@ -1,10 +1,12 @@
-/* Products of a weight with the rows of a few tokens.
+/* Products of a weight with rows of numbers: with a few, where they are as fast as memory, and with many.
  *
  * Weights lie in the order in which they are read, as (outputs / TILE, inputs / FED, TILE, FED), with FED8 in the place of FED
- * where they are int8: a processor fetches one
- * stream ahead much better than many. Each lane of a register sums one output, and takes FED inputs at a time, which is what
- * the processor's instructions multiply. Where weights are int8, inputs are rounded to 8 bits too, each row with a scale of
- * its own.
+ * where they are int8: a processor fetches one stream ahead much better than many. Each lane of a register sums one output,
+ * and takes FED inputs at a time, which is what the processor's instructions multiply. Rows lie in groups of GROUP, those of a
+ * group side by side, a line of LINE numbers of each after the other. Where weights are int8, inputs are rounded to 8 bits
+ * too, each row with a scale of its own.
+ *
+ * What becomes of a row is the same whoever shares the product: its sums are taken in the same order.
  */
 #pragma once
 
@@ -13,37 +15,59 @@
 #include "arithmetic.h"
 
 enum {
-    TILE = 32, /* outputs, and */
-    GROUP = 8, /* rows, that are computed at a time: their sums stay in registers */
-    SHARE = 2  /* tiles that a thread takes at a time */
+    TILE = 32,    /* outputs, and */
+    GROUP = 12,   /* rows, that are computed at a time: their sums fill the registers */
+    LINE = 8,     /* numbers of a row that lie together, */
+    LINE8 = 16,   /* of 8 bits */
+    SHARE = 2,    /* tiles that a thread takes at a time */
+    AHEAD = 8192, /* bytes of a weight that are asked for before they are needed */
 };
 
 typedef struct {
     const void *tiles;    /* bfloat16, or int8 where there are scales */
     const float *scales;  /* (outputs,) or NULL */
     const float *offsets; /* (outputs,) what the 128 that makes inputs unsigned adds to each: 128 * scale * sum of weights */
+    const float *biases;  /* (outputs,) or NULL */
 } Weight;
 
 /* Inputs of a product, as its weight takes them. */
 typedef struct {
-    const void *numbers;     /* (rows, size) bfloat16, or unsigned 8 bits where there are scales */
+    const void *numbers;     /* groups of rows, the last one may have fewer: (size / LINE, rows, LINE) bfloat16 each, or unsigned
+                              * 8 bits where there are scales */
     const float *row_scales; /* (rows,) or NULL */
-    int64_t size;
+    int64_t size;            /* a multiple of LINE */
 } Inputs;
 
-/* TILE outputs of `rows` rows. Inlined for each number of rows, so that all sums stay in registers. */
+static inline int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
+
+static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
+
+static inline void ask_for(const void *bytes) { _mm_prefetch((const char *)bytes, _MM_HINT_T1); }
+
+/* TILE outputs of a group of `rows` rows. Inlined for each number of rows, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) void tile_of(
     const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
     __m512 low[GROUP], high[GROUP]; /* halves of the tile */
+    const bf16 *end = weight + TILE * size;
+#pragma GCC unroll 16
     for (int row = 0; row < rows; row++) low[row] = high[row] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < size; i += FED) {
-        __m512i low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + FED * LANES);
-        for (int row = 0; row < rows; row++) {
-            __m512i input = repeat(inputs + row * size + i);
-            low[row] = add_products(low[row], low_weights, input);
-            high[row] = add_products(high[row], high_weights, input);
+    do { /* a loop that may not run at all has its sums copied about */
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < LINE; i += FED) {
+            __m512i low_weights = load(weight), high_weights = load(weight + FED * LANES);
+            ask_for((const char *)weight + AHEAD);
+            ask_for((const char *)(weight + FED * LANES) + AHEAD);
+#pragma GCC unroll 16
+            for (int row = 0; row < rows; row++) {
+                __m512i input = repeat(inputs + row * LINE + i);
+                low[row] = add_products(low[row], low_weights, input);
+                high[row] = add_products(high[row], high_weights, input);
+            }
+            weight += TILE * FED;
         }
-    }
+        inputs += rows * LINE;
+    } while (weight < end);
+#pragma GCC unroll 16
     for (int row = 0; row < rows; row++) {
         _mm512_storeu_ps(to[row], low[row]);
         _mm512_storeu_ps(to[row] + LANES, high[row]);
@@ -53,56 +77,69 @@ static inline __attribute__((always_inline)) void tile_of(
 /* The same of 8-bit numbers, before any scale. */
 static inline __attribute__((always_inline)) void tile8_of(
     const int8_t *weight, const uint8_t *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
-    __m512i low[GROUP], high[GROUP];
-    for (int row = 0; row < rows; row++) low[row] = high[row] = _mm512_setzero_si512();
-    for (int64_t i = 0; i < size; i += FED8) {
-        __m512i low_weights = load(weight + TILE * i), high_weights = load(weight + TILE * i + FED8 * LANES);
-        for (int row = 0; row < rows; row++) {
-            __m512i input = repeat(inputs + row * size + i);
-            low[row] = _mm512_dpbusd_epi32(low[row], input, low_weights);
-            high[row] = _mm512_dpbusd_epi32(high[row], input, high_weights);
+    integers low[GROUP], high[GROUP]; /* halves of the tile */
+    const int8_t *end = weight + TILE * size;
+#pragma GCC unroll 16
+    for (int row = 0; row < rows; row++) low[row] = high[row] = (integers){0};
+    do { /* a loop that may not run at all has its sums copied about */
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < LINE8; i += FED8) {
+            __m512i low_weights = load(weight), high_weights = load(weight + FED8 * LANES);
+            ask_for((const char *)weight + AHEAD);
+            ask_for((const char *)(weight + FED8 * LANES) + AHEAD);
+#pragma GCC unroll 16
+            for (int row = 0; row < rows; row++) {
+                __m512i input = repeat(inputs + row * LINE8 + i);
+                low[row] = add_products8(low[row], input, low_weights);
+                high[row] = add_products8(high[row], input, high_weights);
+            }
+            weight += TILE * FED8;
         }
-    }
+        inputs += rows * LINE8;
+    } while (weight < end);
+#pragma GCC unroll 16
     for (int row = 0; row < rows; row++) {
-        _mm512_storeu_ps(to[row], _mm512_cvtepi32_ps(low[row]));
-        _mm512_storeu_ps(to[row] + LANES, _mm512_cvtepi32_ps(high[row]));
+        _mm512_storeu_ps(to[row], _mm512_cvtepi32_ps((__m512i)low[row]));
+        _mm512_storeu_ps(to[row] + LANES, _mm512_cvtepi32_ps((__m512i)high[row]));
     }
 }
 
-/* Of rows, or of registers that a head fills. */
-#define FOR_EACH_NUMBER(tile, weight, inputs, size, rows, to) \
-    switch (rows) {                                            \
-        case 1: tile(weight, inputs, size, 1, to); break;      \
-        case 2: tile(weight, inputs, size, 2, to); break;      \
-        case 3: tile(weight, inputs, size, 3, to); break;      \
-        case 4: tile(weight, inputs, size, 4, to); break;      \
-        case 5: tile(weight, inputs, size, 5, to); break;      \
-        case 6: tile(weight, inputs, size, 6, to); break;      \
-        case 7: tile(weight, inputs, size, 7, to); break;      \
-        default: tile(weight, inputs, size, GROUP, to);        \
+/* Each number of rows has a function of its own: in one for all, compilers run out of registers. */
+#define FOR_EACH_NUMBER(define) \
+    define(1) define(2) define(3) define(4) define(5) define(6) define(7) define(8) define(9) define(10) define(11) define(12)
+#define NAMED(rows) tile_of_##rows,
+#define NAMED8(rows) tile8_of_##rows,
+#define DEFINED(rows)                                                                                                        \
+    static __attribute__((noinline)) void tile_of_##rows(                                                                    \
+        const bf16 *weight, const bf16 *inputs, int64_t size, float to[GROUP][TILE]) {                                       \
+        tile_of(weight, inputs, size, rows, to);                                                                             \
+    }                                                                                                                        \
+    static __attribute__((noinline)) void tile8_of_##rows(                                                                   \
+        const int8_t *weight, const uint8_t *inputs, int64_t size, float to[GROUP][TILE]) {                                  \
+        tile8_of(weight, inputs, size, rows, to);                                                                            \
     }
+FOR_EACH_NUMBER(DEFINED)
+static void (*const tiles_of[])(const bf16 *, const bf16 *, int64_t, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED)};
+static void (*const tiles8_of[])(const int8_t *, const uint8_t *, int64_t, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED8)};
 
-static void multiply_tile_of(const bf16 *weight, const bf16 *inputs, int64_t size, int64_t rows, float to[GROUP][TILE]) {
-    FOR_EACH_NUMBER(tile_of, weight, inputs, size, rows, to)
-}
-
-/* The outputs from `output` on, TILE of them, for `rows` rows from `first` on. */
+/* The outputs from `output` on, TILE of them, for the group of `rows` rows from `first` on. */
 static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t first, int64_t rows, float to[GROUP][TILE]) {
     int64_t size = inputs.size;
     if (weight.scales == NULL) {
         const bf16 *numbers = (const bf16 *)inputs.numbers + first * size;
-        multiply_tile_of((const bf16 *)weight.tiles + output * size, numbers, size, rows, to);
-        return;
+        tiles_of[rows]((const bf16 *)weight.tiles + output * size, numbers, size, to);
+    } else {
+        const int8_t *tiles = (const int8_t *)weight.tiles + output * size;
+        const uint8_t *numbers = (const uint8_t *)inputs.numbers + first * size;
+        tiles8_of[rows](tiles, numbers, size, to);
+        const float *scales = weight.scales + output, *offsets = weight.offsets + output, *row_scales = inputs.row_scales + first;
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t i = 0; i < TILE; i++) to[row][i] = row_scales[row] * (to[row][i] * scales[i] - offsets[i]);
     }
-    const int8_t *tiles = (const int8_t *)weight.tiles + output * size;
-    const uint8_t *numbers = (const uint8_t *)inputs.numbers + first * size;
-    FOR_EACH_NUMBER(tile8_of, tiles, numbers, size, rows, to)
-    const float *scales = weight.scales + output, *offsets = weight.offsets + output, *row_scales = inputs.row_scales + first;
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t i = 0; i < TILE; i++) to[row][i] = row_scales[row] * (to[row][i] * scales[i] - offsets[i]);
+    if (weight.biases != NULL)
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t i = 0; i < TILE; i++) to[row][i] += weight.biases[output + i];
 }
-
-static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
 
 /* Rows that a thread prepares for a product: of a few all, by itself, which is faster than to wait for another; of many its
  * part, and then it waits. What it writes has room for all: its own where they are few, the first thread's where many. */
@@ -144,16 +181,40 @@ static float round_row(const bf16 *numbers, int64_t size, uint8_t *to) {
     return scale;
 }
 
-/* Room: (threads, rows, size) and (threads, rows), or of one thread where rows are many. */
-static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64_t size, uint8_t *rounded, float *row_scales) {
-    if (weight.scales == NULL) return (Inputs){numbers, NULL, size};
+/* One row into a group of `count`; numbers of 8 bits as half as many. */
+static void put_row(const bf16 *numbers, int64_t size, bf16 *group, int64_t row, int64_t count) {
+    for (int64_t i = 0; i < size; i += LINE) memcpy(group + i * count + row * LINE, numbers + i, LINE * sizeof *numbers);
+}
+
+/* Where inputs of a product are put: room for (threads, rows, size) bfloat16 and (threads, rows), of one thread where rows are
+ * many. */
+typedef struct {
+    bf16 *numbers;
+    float *row_scales;
+} Room;
+
+/* One row of `rows`, as its weight takes it. */
+static void prepare(Weight weight, const bf16 *numbers, int64_t size, int64_t row, int64_t rows, Room room) {
+    int64_t first = row / GROUP * GROUP, count = group_of(first, rows);
+    if (weight.scales == NULL) {
+        put_row(numbers, size, room.numbers + first * size, row - first, count);
+        return;
+    }
+    uint8_t rounded[size];
+    room.row_scales[row] = round_row(numbers, size, rounded);
+    put_row((const bf16 *)rounded, size / 2, room.numbers + first * size / 2, row - first, count);
+}
+
+static inline Room own_room(Room room, Part part, int64_t rows, int64_t size) {
+    return (Room){room.numbers + part.room * rows * size, room.row_scales + part.room * rows};
+}
+
+static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64_t size, Room room) {
     Part part = part_of(rows);
-    rounded += part.room * rows * size;
-    row_scales += part.room * rows;
-    for (int64_t row = part.first; row < part.end; row++)
-        row_scales[row] = round_row(numbers + row * size, size, rounded + row * size);
+    room = own_room(room, part, rows, size);
+    for (int64_t row = part.first; row < part.end; row++) prepare(weight, numbers + row * size, size, row, rows, room);
     wait_for(part);
-    return (Inputs){rounded, row_scales, size};
+    return (Inputs){room.numbers, room.row_scales, size};
 }
 
 /* To (rows, outputs), or added to what is there. All threads call it and share the outputs; none leaves before all have. */
@@ -167,23 +228,6 @@ static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows
             for (int64_t row = 0; row < count; row++) {
                 float *at = to + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
-            }
-        }
-}
-
-/* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
-static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *gated) {
-#pragma omp for schedule(dynamic, SHARE)
-    for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += GROUP) {
-            float gates[GROUP][TILE], values[GROUP][TILE];
-            int64_t count = group_of(first, rows);
-            multiply_tile(weight, inputs, output, first, count, gates);
-            multiply_tile(weight, inputs, outputs + output, first, count, values);
-            for (int64_t row = 0; row < count; row++) {
-                bf16 *to = gated + (first + row) * outputs + output;
-                for (int64_t i = 0; i < TILE; i += LANES)
-                    store_narrow(to + i, silu(_mm512_loadu_ps(gates[row] + i)) * _mm512_loadu_ps(values[row] + i));
             }
         }
 }

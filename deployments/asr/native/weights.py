@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from deployments.asr.mapped import HUGE_PAGE, mapped_zeros
-from deployments.asr.native.library import GROUP, TILE, WeightStructure, library
+from deployments.asr.native.library import GROUP, TILE, RoomStructure, WeightStructure, library
 
 
 @dataclass(frozen=True, eq=False)
 class NativeWeight:
-    """The weight of a layer without bias, as the library takes it."""
+    """The weight of a layer, as the library takes it."""
 
     tiles: torch.Tensor
     """(outputs / TILE, inputs / fed, TILE, fed), the order in which it is read; `fed` is 2 of bfloat16, 4 of int8."""
@@ -23,18 +23,19 @@ class NativeWeight:
     """Of int8, (outputs,) float32; None of bfloat16."""
     offsets: torch.Tensor | None = None
     """(outputs,) what it adds to each that inputs are unsigned: 128 more than they are."""
+    biases: torch.Tensor | None = None
+    """(outputs,) float32."""
 
     @classmethod
-    def of(cls, weight: torch.Tensor) -> Self:
-        """Of a weight in bfloat16, (outputs, inputs)."""
-        return cls(_tiled(weight, fed=2), len(weight))
+    def of(cls, weight: torch.Tensor, bias: torch.Tensor | None = None) -> Self:
+        """Of a weight in bfloat16, (outputs, inputs), and what is added to its outputs."""
+        return cls(_tiled(weight, fed=2), len(weight), biases=_padded(bias))
 
     @classmethod
-    def of_int8(cls, weight: torch.Tensor, scales: torch.Tensor) -> Self:
-        """Of a weight in int8, (outputs, inputs), and a scale for each output."""
-        scales = nn.functional.pad(scales.float(), (0, -len(weight) % TILE))
-        sums = nn.functional.pad(weight.sum(dim=1).float(), (0, -len(weight) % TILE))
-        return cls(_tiled(weight, fed=4), len(weight), scales.contiguous(), (128 * scales * sums).contiguous())
+    def of_int8(cls, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None = None) -> Self:
+        """Of a weight in int8, (outputs, inputs), with a scale for each output."""
+        offsets = 128 * scales.float() * weight.sum(dim=1).float()
+        return cls(_tiled(weight, fed=4), len(weight), _padded(scales), _padded(offsets), _padded(bias))
 
     @property
     def padded_outputs(self) -> int:
@@ -47,8 +48,8 @@ class NativeWeight:
     @property
     def structure(self) -> WeightStructure:
         """Pointers, which are good for as long as this is there."""
-        scales, offsets = (None if part is None else part.data_ptr() for part in (self.scales, self.offsets))
-        return WeightStructure(self.tiles.data_ptr(), scales, offsets)
+        optional = (self.scales, self.offsets, self.biases)
+        return WeightStructure(self.tiles.data_ptr(), *(None if part is None else part.data_ptr() for part in optional))
 
 
 def _tiled(weight: torch.Tensor, *, fed: int) -> torch.Tensor:
@@ -62,8 +63,35 @@ def _tiled(weight: torch.Tensor, *, fed: int) -> torch.Tensor:
     return tiles
 
 
+def _padded(numbers: torch.Tensor | None) -> torch.Tensor | None:
+    """One for each output, zeros for those that fill up the last tile."""
+    if numbers is None:
+        return None
+    return nn.functional.pad(numbers.detach().float(), (0, -len(numbers) % TILE)).contiguous()
+
+
+@dataclass(frozen=True, eq=False)
+class Room:
+    """Where the library puts the inputs of its products. See `Part` in products.h."""
+
+    numbers: torch.Tensor
+    row_scales: torch.Tensor
+
+    @classmethod
+    def of(cls, rows: int, widest: int) -> Self:
+        """For products of so many rows or fewer, with so many inputs or fewer."""
+        # Of a few rows each thread prepares all: a few may take more room than many.
+        rows = max(rows, min(rows, GROUP) * torch.get_num_threads())
+        return cls(torch.empty(rows, widest, dtype=torch.bfloat16), torch.empty(rows))
+
+    @property
+    def structure(self) -> RoomStructure:
+        """Pointers, which are good for as long as this is there."""
+        return RoomStructure(self.numbers.data_ptr(), self.row_scales.data_ptr())
+
+
 class NativeLinear(nn.Module):
-    """`nn.Linear` without bias, which returns float32."""
+    """`nn.Linear` that returns float32."""
 
     def __init__(self, weight: NativeWeight):
         super().__init__()
@@ -72,11 +100,9 @@ class NativeLinear(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Args: (rows, in features). Returns (rows, out features) float32."""
-        rows, scratch = len(inputs), scratch_rows(len(inputs))
+        rows, room = len(inputs), Room.of(len(inputs), self.native.inputs)
         inputs = inputs.bfloat16().contiguous()
         output = torch.empty(rows, self.native.padded_outputs)
-        rounded = torch.empty(scratch, self.native.inputs, dtype=torch.uint8)
-        row_scales = torch.empty(scratch)
         self._library.multiply_rows(
             byref(self.native.structure),
             inputs.data_ptr(),
@@ -84,19 +110,10 @@ class NativeLinear(nn.Module):
             self.native.padded_outputs,
             rows,
             output.data_ptr(),
-            rounded.data_ptr(),
-            row_scales.data_ptr(),
+            byref(room.structure),
             torch.get_num_threads(),
         )
         return output[:, : self.native.outputs]
-
-
-def scratch_rows(rows: int) -> int:
-    """Rows that there must be room for where inputs of a product are prepared: of few, each thread prepares all.
-
-    See `Part` in products.h.
-    """
-    return rows * torch.get_num_threads() if rows <= GROUP else rows
 
 
 def native_weight(linear: nn.Module) -> NativeWeight | None:

@@ -47,7 +47,7 @@ def build(folder: Path, *replaced: tuple[str, str]) -> Path:
         sources = {name: source.replace(old, new) for name, source in sources.items()}
     for name, source in sources.items():
         (folder / name).write_text(source, encoding="utf-8")
-    built = folder / f"_decoder{EXTENSION_SUFFIXES[0]}"
+    built = folder / f"_native{EXTENSION_SUFFIXES[0]}"
     options = ["-O1", "-std=c11", "-fopenmp", "-fPIC", "-shared"]
     subprocess.run(["cc", *options, str(folder / "decoder.c"), "-o", str(built), "-lm"], check=True)
     return folder
