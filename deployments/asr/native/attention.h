@@ -59,11 +59,12 @@ typedef struct {
 static void attend_group(const bf16 *keys, const bf16 *values, int64_t span, int64_t size, int64_t count, const int64_t *own,
                          Scratch scratch, bf16 *const *to) {
     int64_t length = 0;
+    Ahead ahead = {(const char *)keys, 0}; /* all is in the cache already */
     float products[GROUP][TILE], sums[GROUP];
     for (int64_t row = 0; row < count; row++) length = own[row] > length ? own[row] : length;
     length = round_up(length, TILE);
     for (int64_t at = 0; at < length; at += TILE) {
-        tiles_of[count](keys + at * size, scratch.queries, size, products);
+        tiles_of[count](keys + at * size, scratch.queries, size, ahead, products);
         for (int64_t row = 0; row < count; row++) memcpy(scratch.scores + row * length + at, products[row], sizeof *products);
     }
     for (int64_t row = 0; row < count; row++) {
@@ -77,7 +78,7 @@ static void attend_group(const bf16 *keys, const bf16 *values, int64_t span, int
         }
     }
     for (int64_t at = 0; at < size; at += TILE) {
-        tiles_of[count](values + at * span, scratch.shares, length, products);
+        tiles_of[count](values + at * span, scratch.shares, length, ahead, products);
         for (int64_t row = 0; row < count; row++)
             for (int64_t i = 0; i < TILE && at + i < size; i += LANES)
                 store_narrow(to[row] + at + i, _mm512_loadu_ps(products[row] + i) / sums[row]);

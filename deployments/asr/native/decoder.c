@@ -17,6 +17,7 @@ typedef struct {
     float *residual;       /* (tokens, hidden): the embeddings, and what becomes of them */
     float *projected;      /* (tokens, (heads + 2 * key_heads) * head_dim), the batch's, scratch as all that follow */
     bf16 *gated;           /* (tokens, intermediate) */
+    int64_t *taken;        /* a zero for each product */
     Room room;             /* of (threads, tokens, largest number of inputs); of one thread where tokens are many, see Part */
 } Pass;
 
@@ -40,20 +41,21 @@ static Inputs normalised_for(Weight weight, const float *residual, const bf16 *n
 }
 
 /* silu(gates) * values of a feed-forward part, gates and values multiplied side by side. */
-static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *gated) {
-#pragma omp for schedule(dynamic, SHARE)
-    for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += GROUP) {
+static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *gated, int64_t *taken) {
+    int64_t group = group_of(rows);
+    for (Turn turn = first_turn(taken); turn.output < outputs; advance(&turn))
+        for (int64_t first = 0; first < rows; first += group) {
             float gates[GROUP][TILE], values[GROUP][TILE];
-            int64_t count = group_of(first, rows);
-            multiply_tile(weight, inputs, output, first, count, gates);
-            multiply_tile(weight, inputs, outputs + output, first, count, values);
+            int64_t count = least(group, rows - first), output = turn.output, next = next_of(turn, outputs, rows);
+            multiply_tile(weight, inputs, output, next, first, count, gates);
+            multiply_tile(weight, inputs, outputs + output, outputs + next, first, count, values);
             for (int64_t row = 0; row < count; row++) {
                 bf16 *to = gated + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i += LANES)
                     store_narrow(to + i, silu(_mm512_loadu_ps(gates[row] + i)) * _mm512_loadu_ps(values[row] + i));
             }
         }
+#pragma omp barrier
 }
 
 /* Only the wanted tokens go on. One thread moves them, and all wait for it. */
@@ -77,30 +79,32 @@ void decode(const Model *model, const Batch *batch, const Pass *pass, int thread
 #pragma omp parallel num_threads(threads)
     {
         int64_t tokens = tokens_of(batch);
+        int64_t *taken = pass->taken;
         Inputs inputs;
         for (const Layer *layer = model->layers; layer < end; layer++) {
             inputs = normalised_for(layer->qkv, residual, layer->attention_norm, epsilon, tokens, hidden, room);
-            multiply(layer->qkv, inputs, projections, tokens, pass->projected, 0);
+            multiply(layer->qkv, inputs, projections, tokens, pass->projected, 0, taken++);
             attend(model, layer, batch);
             if (layer + 1 == end && tokens != pass->wanted_count) {
                 keep_wanted(pass, residual, hidden, batch->attended, inner);
                 tokens = pass->wanted_count;
             }
             inputs = inputs_for(layer->output, batch->attended, tokens, inner, room);
-            multiply(layer->output, inputs, hidden, tokens, residual, 1);
+            multiply(layer->output, inputs, hidden, tokens, residual, 1, taken++);
             inputs = normalised_for(layer->gate_up, residual, layer->mlp_norm, epsilon, tokens, hidden, room);
-            multiply_gated(layer->gate_up, inputs, intermediate, tokens, pass->gated);
+            multiply_gated(layer->gate_up, inputs, intermediate, tokens, pass->gated, taken++);
             inputs = inputs_for(layer->down, pass->gated, tokens, intermediate, room);
-            multiply(layer->down, inputs, hidden, tokens, residual, 1);
+            multiply(layer->down, inputs, hidden, tokens, residual, 1, taken++);
         }
         inputs = normalised_for(model->head, residual, model->norm, epsilon, tokens, hidden, room);
-        multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, 0);
+        multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, 0, taken++);
     }
 }
 
 /* One product: numbers (rows, size) to (rows, outputs). */
 void multiply_rows(const Weight *weight, const bf16 *numbers, int64_t size, int64_t outputs, int64_t rows, float *to,
                    const Room *room, int threads) {
+    int64_t taken = 0;
 #pragma omp parallel num_threads(threads)
-    multiply(*weight, inputs_for(*weight, numbers, rows, size, *room), outputs, rows, to, 0);
+    multiply(*weight, inputs_for(*weight, numbers, rows, size, *room), outputs, rows, to, 0, &taken);
 }

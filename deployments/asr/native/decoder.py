@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from deployments.asr.decoder import Decoder, DecoderLayer
 
 
+PRODUCTS = 4
+"""Of a layer."""
+
+
 def suits(decoder: "Decoder", head: nn.Linear) -> bool:
     """Whether the library is there and made for a model of this format and these sizes, as the released ones are."""
     if library() is None:
@@ -128,6 +132,7 @@ class NativeDecoder:
             "logits": logits,
             "residual": embeddings.float().contiguous().clone(),
             "projected": tensors["projected"],
+            "taken": torch.zeros(PRODUCTS * len(self._layers) + 1, dtype=torch.long),
             "gated": _narrow(tokens, self._intermediate),
         }
         through = PassStructure(wanted_count=wanted_count, room=room.structure, **_pointers(scratch))

@@ -52,6 +52,7 @@ typedef struct {
     bf16 *wide;                   /* (tokens, 3 * hidden or intermediate) */
     bf16 *attended;               /* (tokens, hidden) */
     bf16 *patches;                /* (threads, PLACES, 16 * channels) */
+    int64_t *taken;               /* a zero for each product */
     Room room;                    /* as in a Pass, for as many inputs as any product has */
     /* Of each thread: */
     float *scores;                /* (threads, GROUP, longest) */
@@ -108,13 +109,13 @@ static void convolve(Weight weight, Image image, int64_t first, int64_t count, i
         memset(patch + own, 0, (size - own) * sizeof *patch);
         gather(image, (first + place) / bins, (first + place) % bins, patch);
         int64_t group = place / GROUP * GROUP;
-        put_row(patch, size, numbers + group * size, place - group, group_of(group, count));
+        put_row(patch, size, numbers + group * size, place - group, least(GROUP, count - group));
     }
     for (int64_t channel = 0; channel < channels; channel += TILE)
         for (int64_t group = 0; group < count; group += GROUP) {
             float sums[GROUP][TILE];
-            int64_t rows = group_of(group, count);
-            multiply_tile(weight, inputs, channel, group, rows, sums);
+            int64_t rows = least(GROUP, count - group);
+            multiply_tile(weight, inputs, channel, (channel + TILE) % channels, group, rows, sums);
             for (int64_t row = 0; row < rows; row++)
                 for (int64_t i = 0; i < TILE && channel + i < channels; i += LANES)
                     store_some_narrow(to + (first + group + row) * channels + channel + i, gelu(_mm512_loadu_ps(sums[row] + i)),
@@ -139,7 +140,7 @@ static Work work_of(const Encoder *encoder, const Sounds *sounds, int which, int
     int64_t needed = tokens << (CONVOLUTIONS - 1 - which); /* times: each sees two and one of those before it */
     int64_t all = halved(image.times), size = halved(image.bins) * encoder->channels;
     int64_t skipped = which + 1 < CONVOLUTIONS ? chunk % TOGETHER * all : sounds->chunk_starts[chunk];
-    return (Work){image, (needed < all ? needed : all) * halved(image.bins), sounds->images[which] + skipped * size};
+    return (Work){image, least(needed, all) * halved(image.bins), sounds->images[which] + skipped * size};
 }
 
 static int64_t items_of(Work work) { return (work.places + PLACES - 1) / PLACES; }
@@ -156,7 +157,7 @@ static void convolve_chunks(const Encoder *encoder, const Sounds *sounds, int wh
             left -= items_of(work);
             work = work_of(encoder, sounds, which, ++chunk);
         }
-        int64_t first = left * PLACES, count = work.places - first < PLACES ? work.places - first : PLACES;
+        int64_t first = left * PLACES, count = least(PLACES, work.places - first);
         convolve(encoder->convolutions[which], work.image, first, count, encoder->channels,
                  sounds->patches + omp_get_thread_num() * PLACES * size, work.to);
     }
@@ -193,19 +194,21 @@ static Inputs standardised_for(Weight weight, const float *residual, LayerNorm n
 }
 
 /* As multiply, to bfloat16, through GELU or as it is. */
-static void multiply_narrow(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *to, int activated) {
-#pragma omp for schedule(dynamic, SHARE)
-    for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += GROUP) {
+static void multiply_narrow(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *to, int activated,
+                            int64_t *taken) {
+    int64_t group = group_of(rows);
+    for (Turn turn = first_turn(taken); turn.output < outputs; advance(&turn))
+        for (int64_t first = 0; first < rows; first += group) {
             float sums[GROUP][TILE];
-            int64_t count = group_of(first, rows);
-            multiply_tile(weight, inputs, output, first, count, sums);
+            int64_t count = least(group, rows - first), output = turn.output;
+            multiply_tile(weight, inputs, output, next_of(turn, outputs, rows), first, count, sums);
             for (int64_t row = 0; row < count; row++)
                 for (int64_t i = 0; i < TILE; i += LANES) {
                     __m512 some = _mm512_loadu_ps(sums[row] + i);
                     store_narrow(to + (first + row) * outputs + output + i, activated ? gelu(some) : some);
                 }
         }
+#pragma omp barrier
 }
 
 /* One head of one window: each of its tokens looks at all. */
@@ -216,7 +219,7 @@ static void attend_window(const Encoder *encoder, const Sounds *sounds, int64_t 
     tile_keys(projected + hidden, 3 * hidden, tokens, size, keys);
     tile_values(projected + 2 * hidden, 3 * hidden, tokens, size, span, values);
     for (int64_t first = 0; first < tokens; first += GROUP) {
-        int64_t count = group_of(first, tokens), own[GROUP];
+        int64_t count = least(GROUP, tokens - first), own[GROUP];
         bf16 *to[GROUP], query[size];
         for (int64_t row = 0; row < count; row++) {
             const bf16 *from = projected + (first + row) * 3 * hidden;
@@ -246,15 +249,15 @@ static void attend_windows(const Encoder *encoder, const Sounds *sounds) {
 }
 
 /* The residual from spectrograms. */
-static void convolve_all(const Encoder *encoder, const Sounds *sounds) {
+static void convolve_all(const Encoder *encoder, const Sounds *sounds, int64_t *taken) {
     int64_t hidden = encoder->hidden, bins = encoder->bins, tokens = sounds->chunk_starts[sounds->chunk_count];
     for (int64_t start = 0; start < sounds->chunk_count; start += TOGETHER) {
-        int64_t end = sounds->chunk_count - start < TOGETHER ? sounds->chunk_count : start + TOGETHER;
+        int64_t end = least(sounds->chunk_count, start + TOGETHER);
         for (int which = 0; which < CONVOLUTIONS; which++) convolve_chunks(encoder, sounds, which, start, end);
     }
     for (int which = 0; which < CONVOLUTIONS; which++) bins = halved(bins);
     Inputs inputs = inputs_for(encoder->joined, sounds->images[CONVOLUTIONS - 1], tokens, bins * encoder->channels, sounds->room);
-    multiply(encoder->joined, inputs, hidden, tokens, sounds->residual, 0);
+    multiply(encoder->joined, inputs, hidden, tokens, sounds->residual, 0, taken);
 #pragma omp for schedule(static)
     for (int64_t chunk = 0; chunk < sounds->chunk_count; chunk++) {
         int64_t start = sounds->chunk_starts[chunk], end = sounds->chunk_starts[chunk + 1];
@@ -269,22 +272,23 @@ void encode(const Encoder *encoder, const Sounds *sounds, int threads) {
     Room room = sounds->room;
 #pragma omp parallel num_threads(threads)
     {
+        int64_t *taken = sounds->taken;
         Inputs inputs;
-        convolve_all(encoder, sounds);
+        convolve_all(encoder, sounds, taken++);
         for (const EncoderLayer *layer = encoder->layers; layer < encoder->layers + encoder->layer_count; layer++) {
             inputs = standardised_for(layer->qkv, residual, layer->attention_norm, epsilon, tokens, hidden, room);
-            multiply_narrow(layer->qkv, inputs, 3 * hidden, tokens, sounds->wide, 0);
+            multiply_narrow(layer->qkv, inputs, 3 * hidden, tokens, sounds->wide, 0, taken++);
             attend_windows(encoder, sounds);
             inputs = inputs_for(layer->output, sounds->attended, tokens, hidden, room);
-            multiply(layer->output, inputs, hidden, tokens, residual, 1);
+            multiply(layer->output, inputs, hidden, tokens, residual, 1, taken++);
             inputs = standardised_for(layer->up, residual, layer->mlp_norm, epsilon, tokens, hidden, room);
-            multiply_narrow(layer->up, inputs, intermediate, tokens, sounds->wide, 1);
+            multiply_narrow(layer->up, inputs, intermediate, tokens, sounds->wide, 1, taken++);
             inputs = inputs_for(layer->down, sounds->wide, tokens, intermediate, room);
-            multiply(layer->down, inputs, hidden, tokens, residual, 1);
+            multiply(layer->down, inputs, hidden, tokens, residual, 1, taken++);
         }
         inputs = standardised_for(encoder->first, residual, encoder->norm, epsilon, tokens, hidden, room);
-        multiply_narrow(encoder->first, inputs, hidden, tokens, sounds->wide, 1);
+        multiply_narrow(encoder->first, inputs, hidden, tokens, sounds->wide, 1, taken++);
         inputs = inputs_for(encoder->second, sounds->wide, tokens, hidden, room);
-        multiply(encoder->second, inputs, encoder->embedding, tokens, sounds->embeddings, 0);
+        multiply(encoder->second, inputs, encoder->embedding, tokens, sounds->embeddings, 0, taken++);
     }
 }

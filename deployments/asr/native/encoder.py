@@ -26,6 +26,8 @@ from deployments.asr.native.library import (
 )
 from deployments.asr.native.weights import NativeWeight, Room
 
+PRODUCTS = 4
+"""Of a layer."""
 LayOut = Callable[[nn.Linear], NativeWeight]
 """A layer's weight as the library takes it."""
 
@@ -104,6 +106,7 @@ class NativeEncoder(nn.Module):
             "residual": torch.empty(total, self._hidden),
             "wide": _narrow(total, max(3 * self._hidden, self._intermediate)),
             "attended": _narrow(total, self._hidden),
+            "taken": torch.zeros(PRODUCTS * self._encoder.layer_count + 3, dtype=torch.long),
             "patches": _narrow(threads, PLACES, PATCH * self._channels),
             "scores": torch.empty(threads, GROUP, longest),
             "shares": _narrow(threads, GROUP, longest),

@@ -86,7 +86,7 @@ class RoomStructure(Structure):
 class PassStructure(Structure):
     _fields_ = [
         ("wanted_count", c_int64),
-        *_fields(c_void_p, "wanted logits residual projected gated"),
+        *_fields(c_void_p, "wanted logits residual projected gated taken"),
         ("room", RoomStructure),
     ]
 
@@ -123,7 +123,7 @@ class SoundsStructure(Structure):
         ("longest", c_int64),
         *_fields(c_void_p, "embeddings residual"),
         ("images", c_void_p * CONVOLUTIONS),
-        *_fields(c_void_p, "wide attended patches"),
+        *_fields(c_void_p, "wide attended patches taken"),
         ("room", RoomStructure),
         *_fields(c_void_p, "scores shares queries tiles"),
     ]

@@ -40,13 +40,29 @@ typedef struct {
 
 static inline int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
 
-static inline int64_t group_of(int64_t first, int64_t rows) { return rows - first < GROUP ? rows - first : GROUP; }
+/* Rows of a group, where there are so many: as few groups as can be, and as even as those can be. */
+static inline int64_t group_of(int64_t rows) {
+    int64_t groups = (rows + GROUP - 1) / GROUP;
+    return (rows + groups - 1) / groups;
+}
 
-static inline void ask_for(const void *bytes) { _mm_prefetch((const char *)bytes, _MM_HINT_T1); }
+static inline int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
+
+/* Memory that is asked for while a tile is computed, two lines of the cache for each that it loads itself, or for each two. */
+typedef struct {
+    const char *bytes;
+    int64_t pace;
+} Ahead;
+
+static inline __attribute__((always_inline)) void ask_for(Ahead *ahead) {
+    _mm_prefetch(ahead->bytes, _MM_HINT_T1);
+    _mm_prefetch(ahead->bytes + 64, _MM_HINT_T1);
+    ahead->bytes += ahead->pace;
+}
 
 /* TILE outputs of a group of `rows` rows. Inlined for each number of rows, so that all sums stay in registers. */
 static inline __attribute__((always_inline)) void tile_of(
-    const bf16 *weight, const bf16 *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
+    const bf16 *weight, const bf16 *inputs, int64_t size, int rows, Ahead ahead, float to[GROUP][TILE]) {
     __m512 low[GROUP], high[GROUP]; /* halves of the tile */
     const bf16 *end = weight + TILE * size;
 #pragma GCC unroll 16
@@ -55,8 +71,7 @@ static inline __attribute__((always_inline)) void tile_of(
 #pragma GCC unroll 4
         for (int64_t i = 0; i < LINE; i += FED) {
             __m512i low_weights = load(weight), high_weights = load(weight + FED * LANES);
-            ask_for((const char *)weight + AHEAD);
-            ask_for((const char *)(weight + FED * LANES) + AHEAD);
+            ask_for(&ahead);
 #pragma GCC unroll 16
             for (int row = 0; row < rows; row++) {
                 __m512i input = repeat(inputs + row * LINE + i);
@@ -76,7 +91,7 @@ static inline __attribute__((always_inline)) void tile_of(
 
 /* The same of 8-bit numbers, before any scale. */
 static inline __attribute__((always_inline)) void tile8_of(
-    const int8_t *weight, const uint8_t *inputs, int64_t size, int rows, float to[GROUP][TILE]) {
+    const int8_t *weight, const uint8_t *inputs, int64_t size, int rows, Ahead ahead, float to[GROUP][TILE]) {
     integers low[GROUP], high[GROUP]; /* halves of the tile */
     const int8_t *end = weight + TILE * size;
 #pragma GCC unroll 16
@@ -85,8 +100,7 @@ static inline __attribute__((always_inline)) void tile8_of(
 #pragma GCC unroll 4
         for (int64_t i = 0; i < LINE8; i += FED8) {
             __m512i low_weights = load(weight), high_weights = load(weight + FED8 * LANES);
-            ask_for((const char *)weight + AHEAD);
-            ask_for((const char *)(weight + FED8 * LANES) + AHEAD);
+            ask_for(&ahead);
 #pragma GCC unroll 16
             for (int row = 0; row < rows; row++) {
                 __m512i input = repeat(inputs + row * LINE8 + i);
@@ -111,27 +125,30 @@ static inline __attribute__((always_inline)) void tile8_of(
 #define NAMED8(rows) tile8_of_##rows,
 #define DEFINED(rows)                                                                                                        \
     static __attribute__((noinline)) void tile_of_##rows(                                                                    \
-        const bf16 *weight, const bf16 *inputs, int64_t size, float to[GROUP][TILE]) {                                       \
-        tile_of(weight, inputs, size, rows, to);                                                                             \
+        const bf16 *weight, const bf16 *inputs, int64_t size, Ahead ahead, float to[GROUP][TILE]) {                          \
+        tile_of(weight, inputs, size, rows, ahead, to);                                                                           \
     }                                                                                                                        \
     static __attribute__((noinline)) void tile8_of_##rows(                                                                   \
-        const int8_t *weight, const uint8_t *inputs, int64_t size, float to[GROUP][TILE]) {                                  \
-        tile8_of(weight, inputs, size, rows, to);                                                                            \
+        const int8_t *weight, const uint8_t *inputs, int64_t size, Ahead ahead, float to[GROUP][TILE]) {                     \
+        tile8_of(weight, inputs, size, rows, ahead, to);                                                                          \
     }
 FOR_EACH_NUMBER(DEFINED)
-static void (*const tiles_of[])(const bf16 *, const bf16 *, int64_t, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED)};
-static void (*const tiles8_of[])(const int8_t *, const uint8_t *, int64_t, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED8)};
+static void (*const tiles_of[])(const bf16 *, const bf16 *, int64_t, Ahead, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED)};
+static void (*const tiles8_of[])(const int8_t *, const uint8_t *, int64_t, Ahead, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED8)};
 
-/* The outputs from `output` on, TILE of them, for the group of `rows` rows from `first` on. */
-static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t first, int64_t rows, float to[GROUP][TILE]) {
-    int64_t size = inputs.size;
+/* The outputs from `output` on, TILE of them, for the group of `rows` rows from `first` on; `next` is the output that the
+ * thread computes after them, whose weights are asked for. */
+static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t next, int64_t first, int64_t rows,
+                          float to[GROUP][TILE]) {
+    int64_t size = inputs.size, bytes = weight.scales == NULL ? sizeof(bf16) : sizeof(int8_t);
+    const char *own = (const char *)weight.tiles + output * size * bytes;
+    Ahead ahead = {own + AHEAD, 128};
+    if (next != output && first <= rows) /* the first two groups ask for a half each */
+        ahead = (Ahead){(const char *)weight.tiles + (next + (first > 0 ? TILE / 2 : 0)) * size * bytes, 64};
     if (weight.scales == NULL) {
-        const bf16 *numbers = (const bf16 *)inputs.numbers + first * size;
-        tiles_of[rows]((const bf16 *)weight.tiles + output * size, numbers, size, to);
+        tiles_of[rows]((const bf16 *)own, (const bf16 *)inputs.numbers + first * size, size, ahead, to);
     } else {
-        const int8_t *tiles = (const int8_t *)weight.tiles + output * size;
-        const uint8_t *numbers = (const uint8_t *)inputs.numbers + first * size;
-        tiles8_of[rows](tiles, numbers, size, to);
+        tiles8_of[rows]((const int8_t *)own, (const uint8_t *)inputs.numbers + first * size, size, ahead, to);
         const float *scales = weight.scales + output, *offsets = weight.offsets + output, *row_scales = inputs.row_scales + first;
         for (int64_t row = 0; row < rows; row++)
             for (int64_t i = 0; i < TILE; i++) to[row][i] = row_scales[row] * (to[row][i] * scales[i] - offsets[i]);
@@ -195,7 +212,7 @@ typedef struct {
 
 /* One row of `rows`, as its weight takes it. */
 static void prepare(Weight weight, const bf16 *numbers, int64_t size, int64_t row, int64_t rows, Room room) {
-    int64_t first = row / GROUP * GROUP, count = group_of(first, rows);
+    int64_t group = group_of(rows), first = row / group * group, count = least(group, rows - first);
     if (weight.scales == NULL) {
         put_row(numbers, size, room.numbers + first * size, row - first, count);
         return;
@@ -217,17 +234,47 @@ static Inputs inputs_for(Weight weight, const bf16 *numbers, int64_t rows, int64
     return (Inputs){room.numbers, room.row_scales, size};
 }
 
-/* To (rows, outputs), or added to what is there. All threads call it and share the outputs; none leaves before all have. */
-static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, float *to, int add) {
-#pragma omp for schedule(dynamic, SHARE)
-    for (int64_t output = 0; output < outputs; output += TILE)
-        for (int64_t first = 0; first < rows; first += GROUP) {
+/* The outputs of a product that a thread computes: the next few that no other has taken, of which it knows the ones after
+ * them, too. */
+typedef struct {
+    int64_t output, end, after; /* of outputs; where the own few end; and the first of the few after them */
+    int64_t *taken;
+} Turn;
+
+static inline int64_t take(int64_t *taken) { return __atomic_fetch_add(taken, SHARE * TILE, __ATOMIC_RELAXED); }
+
+static inline Turn first_turn(int64_t *taken) {
+    int64_t own = take(taken);
+    return (Turn){own, own + SHARE * TILE, take(taken), taken};
+}
+
+static inline void advance(Turn *turn) {
+    turn->output += TILE;
+    if (turn->output < turn->end) return;
+    turn->output = turn->after;
+    turn->end = turn->after + SHARE * TILE;
+    turn->after = take(turn->taken);
+}
+
+/* The output after this one; of a few rows, and after the last one, itself. */
+static inline int64_t next_of(Turn turn, int64_t outputs, int64_t rows) {
+    int64_t next = turn.output + TILE < turn.end ? turn.output + TILE : turn.after;
+    return rows > GROUP && next < outputs ? next : turn.output;
+}
+
+/* To (rows, outputs), or added to what is there. All threads call it, with the same zero, and share the outputs; none leaves
+ * before all have. */
+static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, float *to, int add, int64_t *taken) {
+    int64_t group = group_of(rows);
+    for (Turn turn = first_turn(taken); turn.output < outputs; advance(&turn))
+        for (int64_t first = 0; first < rows; first += group) {
             float sums[GROUP][TILE];
-            int64_t count = group_of(first, rows);
-            multiply_tile(weight, inputs, output, first, count, sums);
+            int64_t count = least(group, rows - first), output = turn.output;
+            multiply_tile(weight, inputs, output, next_of(turn, outputs, rows), first, count, sums);
             for (int64_t row = 0; row < count; row++) {
                 float *at = to + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
             }
         }
+#pragma omp barrier
 }

@@ -168,13 +168,13 @@ static Scratch scratch_of(const Model *model, const Batch *batch) {
 static void attend_block(Head head, Piece piece, int64_t first, int64_t token, Scratch scratch) {
     const Model *model = head.model;
     int64_t size = model->head_dim, group = model->heads / model->key_heads, start = piece.start + first;
-    int64_t tokens = piece.tokens - first < BLOCK ? piece.tokens - first : BLOCK, seen = start + tokens;
+    int64_t tokens = least(BLOCK, piece.tokens - first), seen = start + tokens;
     int64_t span = round_up(seen, TILE), queries = tokens * group;
     bf16 *keys = scratch.tiles, *values = scratch.tiles + span * size;
     tile_keys(in_slot(head, head.layer->keys, piece.slot), size, seen, size, keys);
     tile_values(in_slot(head, head.layer->values, piece.slot), size, seen, size, span, values);
     for (int64_t query = 0; query < queries; query += GROUP) {
-        int64_t count = group_of(query, queries), own[GROUP];
+        int64_t count = least(GROUP, queries - query), own[GROUP];
         bf16 *to[GROUP], turned[size];
         for (int64_t row = 0; row < count; row++) {
             int64_t offset = (query + row) / group, index = head.key_head * group + (query + row) % group;
@@ -187,21 +187,44 @@ static void attend_block(Head head, Piece piece, int64_t first, int64_t token, S
     }
 }
 
+/* One block of a piece, and which token of the batch the piece begins with. */
+typedef struct {
+    const Piece *piece;
+    int64_t first, token;
+} Block;
+
+static inline int64_t blocks_of(const Piece *piece) { return (piece->tokens + BLOCK - 1) / BLOCK; }
+
+static Block block_of(const Batch *batch, int64_t index) {
+    const Piece *piece = batch->pieces;
+    int64_t token = batch->rows;
+    for (; index >= blocks_of(piece); piece++) {
+        index -= blocks_of(piece);
+        token += piece->tokens;
+    }
+    return (Block){piece, index * BLOCK, token};
+}
+
+static void remember_block(Head head, Block block) {
+    for (int64_t i = block.first; i < least(block.first + BLOCK, block.piece->tokens); i++)
+        remember(head, block.token + i, block.piece->slot, block.piece->start + i);
+}
+
 /* All threads call it and share the heads of the tokens; none leaves before all have. */
 static void attend(const Model *model, const Layer *layer, const Batch *batch) {
     Scratch scratch = scratch_of(model, batch);
-    int64_t heads = model->key_heads, token = batch->rows;
+    int64_t heads = model->key_heads, blocks = 0;
+    for (int64_t i = 0; i < batch->piece_count; i++) blocks += blocks_of(batch->pieces + i);
+#pragma omp for schedule(dynamic, 1) nowait
+    for (int64_t item = 0; item < blocks * heads; item++)
+        remember_block((Head){model, layer, batch, item % heads}, block_of(batch, item / heads));
 #pragma omp for schedule(dynamic, 1)
     for (int64_t item = 0; item < batch->rows * heads; item++)
         attend_row((Head){model, layer, batch, item % heads}, item / heads, scratch.scores);
-    for (const Piece *piece = batch->pieces; piece < batch->pieces + batch->piece_count; token += piece->tokens, piece++) {
-#pragma omp for schedule(static)
-        for (int64_t item = 0; item < piece->tokens * heads; item++)
-            remember((Head){model, layer, batch, item % heads}, token + item / heads, piece->slot, piece->start + item / heads);
+    if (blocks == 0) return;
 #pragma omp for schedule(dynamic, 1)
-        for (int64_t item = 0; item < round_up(piece->tokens, BLOCK) / BLOCK * heads; item++) {
-            int64_t first = item / heads * BLOCK;
-            attend_block((Head){model, layer, batch, item % heads}, *piece, first, token + first, scratch);
-        }
+    for (int64_t item = 0; item < blocks * heads; item++) {
+        Block block = block_of(batch, item / heads);
+        attend_block((Head){model, layer, batch, item % heads}, *block.piece, block.first, block.token + block.first, scratch);
     }
 }
