@@ -2,10 +2,10 @@
 
     python -m benchmarks.engine_profile --checkpoint .work/random-0.6B
 
-By torch's profiler, which makes small operators some microseconds longer. Where the language model runs in C, its
-products are timed on their own, and all else is one figure. A decode step is bound by the memory that its weights are
-read from, a prompt by arithmetic: *best* is what a plain pass over memory, or one large product, reached in the same
-process.
+By torch's profiler, which makes small operators some microseconds longer; where the model runs in C, a stage is one
+figure. A decode step is bound by the memory that its weights are read from, an encoding and a prompt by arithmetic.
+*Reach* is what the products' numbers and operations come to in the products' time, or where that is not known in all of
+it; *best* is what a plain pass over memory, or one large product of oneDNN's, reached in the same process.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from benchmarks import machine, results
@@ -24,13 +23,14 @@ from benchmarks.engine import SLOT_TOKENS, choose_next, milliseconds, noise_sequ
 from benchmarks.results import Cell
 from deployments.asr.checkpoint import load
 from deployments.asr.device import choose_dtype
-from deployments.asr.linear import TwofoldLinear, pack
-from deployments.asr.native.weights import NativeLinear
+from deployments.asr.linear import pack
+from deployments.asr.native.encoder import NativeEncoder
 from deployments.asr.onednn import bound_caches
 from deployments.asr.openmp import limit_spinning
 from deployments.asr.prompt import Prompt
 from deployments.asr.runner import ModelRunner
 from deployments.asr.sequence import Sequence
+from deployments.budget import CHUNK_TOKENS
 
 CPU = torch.device("cpu")
 REPEATS = 5
@@ -42,10 +42,10 @@ COLUMNS = [
     "attention ms",
     "other operators ms",
     "between operators ms",
-    "products reach",
+    "reach",
     "best",
 ]
-Stage = tuple[float, float, float | None, float | None, float | None]
+Stage = tuple[float, float | None, float | None, float | None, float | None]
 """Milliseconds in all, in products, attention, other operators, and outside of any; None where it is not known."""
 PRODUCTS = ("linear", "addmm", "aten::mm", "convolution", "conv2d")
 ATTENTION = ("attention", "bmm", "softmax")
@@ -85,53 +85,47 @@ def measure(checkpoint_folder: Path, step_rows: list[int]) -> list[list[Cell]]:
     sequences = [noise_sequence(runner, prompt, seed) for seed in range(most)]
     arithmetic, bandwidth = _arithmetic(dtype), read_bandwidth(CPU)
 
-    encoding = _profiled(lambda: runner.encode(sequences[:1]))
-    reading = _profiled(lambda: runner.prefill(sequences[:1], first_slot=0))
-    if runner.runs_in_c:
-        total, products, *_ = reading
-        reading = (total, products, None, max(0.0, total - (products or 0.0)), None)
+    encode = partial(runner.encode, sequences[:1])
+    read = partial(runner.prefill, sequences[:1], first_slot=0)
+    stage = _timed if runner.runs_in_c else _profiled
+    encoding, reading = stage(encode), stage(read)
+    tower = checkpoint.model.model.audio_tower
+    encoded: tuple[Cell, Cell] = (None, None)
+    if isinstance(tower, NativeEncoder):
+        encoded = _reached(_encoder_operations(tower, sequences[0].audio_tokens), encoding, arithmetic, "GFLOP/s")
     # What it begins with is known from the time before.
-    flops = 2 * in_layers * (len(sequences[0].prompt_ids) - runner.recall(sequences[0], slot=0))
+    operations = 2 * in_layers * (len(sequences[0].prompt_ids) - runner.recall(sequences[0], slot=0))
     table: list[list[Cell]] = [
-        ["encode 10 s", 1, *encoding, None, None],
-        ["read its prompt", 1, *reading, *_reached(flops, reading[1], arithmetic, "GFLOP/s")],
+        ["encode 10 s", 1, *encoding, *encoded],
+        ["read its prompt", 1, *reading, *_reached(operations, reading, arithmetic, "GFLOP/s")],
     ]
     for index, sequence in enumerate(sequences):
         runner.encode([sequence])
         choose_next(runner.prefill([sequence], first_slot=index), [sequence])
-    native = _native_weights(checkpoint.model) if runner.runs_in_c else None
     for rows in step_rows:
         group = sequences[:rows]
-        step = partial(_step, runner, group)
-        stepping = _profiled(step) if native is None else _native(step, native, rows)
-        reached = _reached(in_step * dtype.itemsize, stepping[1], bandwidth, "GB/s")
+        stepping = stage(partial(_step, runner, group))
+        reached = _reached(in_step * dtype.itemsize, stepping, bandwidth, "GB/s")
         table.append(["decode step", rows, *stepping, *reached])
     return table
 
 
-def _native_weights(model: nn.Module) -> list[NativeLinear]:
-    """What a decode step in C multiplies with, the head last."""
-    layers = [NativeLinear(part.native) for part in model.modules() if isinstance(part, TwofoldLinear)]
-    return [*layers, *(part for part in model.modules() if isinstance(part, NativeLinear))]
+def _encoder_operations(encoder: NativeEncoder, tokens: int) -> int:
+    """Of the products with which whole seconds are encoded to so many tokens."""
+    seconds = tokens // CHUNK_TOKENS
+    places = [seconds * times * bins for times, bins in encoder.sizes[1:]]
+    products = [*zip(encoder.convolutions, places, strict=True), *((weight, tokens) for weight in encoder.linears)]
+    return sum(2 * weight.outputs * weight.inputs * rows for weight, rows in products)
 
 
 def _step(runner: ModelRunner, group: list[Sequence]) -> None:
     choose_next(runner.decode(group), group)
 
 
-def _native(work: Callable[[], object], weights: list[NativeLinear], rows: int) -> Stage:
-    """As `_profiled`, of a step in C: what its products take alone, and all the rest."""
-    inputs = [torch.randn(rows, weight.native.inputs, dtype=torch.bfloat16) for weight in weights]
-
-    def multiply() -> None:
-        for weight, rows_of_it in zip(weights, inputs, strict=True):
-            weight(rows_of_it)
-
+def _timed(work: Callable[[], object]) -> Stage:
+    """The median, of all together."""
     work()
-    multiply()
-    total = statistics.median(milliseconds(work) for _ in range(REPEATS))
-    products = statistics.median(milliseconds(multiply) for _ in range(REPEATS))
-    return total, products, None, max(0.0, total - products), None
+    return statistics.median(milliseconds(work) for _ in range(REPEATS)), None, None, None, None
 
 
 def _profiled(work: Callable[[], object]) -> Stage:
@@ -155,9 +149,10 @@ def _kind(operator: str) -> str:
     return "products" if any(part in operator for part in PRODUCTS) else "other"
 
 
-def _reached(amount: float, took_ms: float, best: float, unit: str) -> tuple[Cell, Cell]:
-    """What a second of products did, and the best of it, with their unit."""
-    return f"{amount / took_ms / 1e6:.3g} {unit}", f"{best / 1e9:.3g} {unit}"
+def _reached(amount: float, stage: Stage, best: float, unit: str) -> tuple[Cell, Cell]:
+    """What a second did of the products, and the best of it, with their unit."""
+    total, products, *_ = stage
+    return f"{amount / (products or total) / 1e6:.3g} {unit}", f"{best / 1e9:.3g} {unit}"
 
 
 def _arithmetic(dtype: torch.dtype) -> float:

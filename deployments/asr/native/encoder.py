@@ -44,24 +44,27 @@ class NativeEncoder(nn.Module):
         super().__init__()
         tower, projector = part.audio_tower, part.multi_modal_projector
         self._library = cast(CDLL, library())
-        self._kept_alive: list[object] = []
-        """What the library has pointers to."""
+        self._kept_alive: list[torch.Tensor] = []
+        """What the library has pointers to, besides weights."""
+        self.convolutions = [_convolution(each) for each in (tower.conv2d1, tower.conv2d2, tower.conv2d3)]
+        self.linears: list[NativeWeight] = []
         first = tower.layers[0]
         self._hidden, self._intermediate = first.fc1.in_features, first.fc1.out_features
         self._heads, self._bins = tower.config.encoder_attention_heads, tower.config.num_mel_bins
         self._channels, self._embedding = tower.conv2d1.out_channels, projector.linear_2.out_features
-        self._sizes = [(CHUNK_FRAMES, self._bins)]
+        self.sizes = [(CHUNK_FRAMES, self._bins)]
+        """Times and bins of a chunk, and of what each convolution makes of it."""
         for _ in range(CONVOLUTIONS):
-            self._sizes.append(cast("tuple[int, int]", tuple(-(-size // 2) for size in self._sizes[-1])))
+            self.sizes.append(cast("tuple[int, int]", tuple(-(-size // 2) for size in self.sizes[-1])))
         joined = _with_weight(tower.conv_out, _bins_first(tower.conv_out.weight, self._channels))
         self._encoder = EncoderStructure(
-            convolutions=tuple(self._kept(_convolution(c)) for c in (tower.conv2d1, tower.conv2d2, tower.conv2d3)),
-            joined=self._kept(lay_out(joined)),
-            places=self._pointer(tower.positional_embedding.positional_embedding[: self._sizes[-1][0]].bfloat16()),
+            convolutions=tuple(weight.structure for weight in self.convolutions),
+            joined=self._linear(lay_out(joined)),
+            places=self._pointer(tower.positional_embedding.positional_embedding[: self.sizes[-1][0]].bfloat16()),
             layers=(EncoderLayerStructure * len(tower.layers))(*(self._layer(each, lay_out) for each in tower.layers)),
             norm=self._norm(tower.ln_post),
-            first=self._kept(lay_out(projector.linear_1)),
-            second=self._kept(lay_out(projector.linear_2)),
+            first=self._linear(lay_out(projector.linear_1)),
+            second=self._linear(lay_out(projector.linear_2)),
             layer_count=len(tower.layers),
             hidden=self._hidden,
             intermediate=self._intermediate,
@@ -93,7 +96,7 @@ class NativeEncoder(nn.Module):
         total, threads = sum(tokens), torch.get_num_threads()
         longest = -(-max(windows) // TILE) * TILE
         head_dim = self._hidden // self._heads
-        *between, (_, last_bins) = self._sizes[1:]
+        *between, (_, last_bins) = self.sizes[1:]
         images = [_narrow(TOGETHER, times, bins, self._channels) for times, bins in between]
         images.append(_narrow(total, last_bins, self._channels))
         embeddings = torch.empty(total, self._embedding)
@@ -127,10 +130,10 @@ class NativeEncoder(nn.Module):
     def _layer(self, layer: Any, lay_out: LayOut) -> EncoderLayerStructure:
         attention = layer.self_attn
         return EncoderLayerStructure(
-            qkv=self._kept(lay_out(attention.qkv)),
-            output=self._kept(lay_out(attention.out_proj)),
-            up=self._kept(lay_out(layer.fc1)),
-            down=self._kept(lay_out(layer.fc2)),
+            qkv=self._linear(lay_out(attention.qkv)),
+            output=self._linear(lay_out(attention.out_proj)),
+            up=self._linear(lay_out(layer.fc1)),
+            down=self._linear(lay_out(layer.fc2)),
             attention_norm=self._norm(layer.self_attn_layer_norm),
             mlp_norm=self._norm(layer.final_layer_norm),
         )
@@ -138,8 +141,8 @@ class NativeEncoder(nn.Module):
     def _norm(self, norm: nn.LayerNorm) -> LayerNormStructure:
         return LayerNormStructure(self._pointer(norm.weight), self._pointer(norm.bias))
 
-    def _kept(self, weight: NativeWeight) -> object:
-        self._kept_alive.append(weight)
+    def _linear(self, weight: NativeWeight) -> object:
+        self.linears.append(weight)
         return weight.structure
 
     def _pointer(self, tensor: torch.Tensor) -> int:
