@@ -154,17 +154,18 @@ Place = tuple[nn.Module, str]
 def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *, spare_bytes: float = math.inf) -> str:
     """Lay out the weights of a model that runs on the CPU, in place; the plain ones are dropped.
 
-    The language model becomes a `Decoder`. The audio encoder only ever sees many rows at a time, the head few, and the
-    language model both.
+    The language model becomes a `Decoder`. Where the library in C takes them, its weights are those of `NativeLinear`,
+    and audio tower and projector become a `NativeEncoder`. Elsewhere the audio encoder, which only ever sees many rows
+    at a time, the head, which sees few, and the language model, which sees both, have different layouts.
 
     Args:
         model: in the format it was loaded in.
         quantization: `int8` replaces the weights by rounded ones.
-        spare_bytes: memory that may be taken for speed; without it each weight of the language model is kept once, as
-            those in int8 always are.
+        spare_bytes: memory that may be taken for speed, where the library is not used; without it each weight of the
+            language model is kept once, as those in int8 always are.
 
-    Returns the name of each layout used and how many layers have it, for the log; with `NativeLinear` the language
-    model runs in C. A layer whose layout this build of torch lacks keeps its plain weight.
+    Returns the name of each layout used and how many layers have it, for the log. A layer whose layout this build of
+    torch lacks keeps its plain weight.
 
     Raises:
         CheckpointError: `int8` was asked for and this build of torch lacks its operators.
@@ -175,9 +176,8 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     spare = sum(getattr(*place).weight.nbytes for place in text) < spare_bytes
     in_c = suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
-    if in_c:
-        linears = len(_linears(model))
-        encode_in_c(model, _native_int8_weight if quantization == "int8" else _native_weight)
+    linears = len(_linears(model))
+    if in_c and encode_in_c(model, _native_int8_weight if quantization == "int8" else _native_weight):
         used["NativeEncoder"] = linears - len(_linears(model))
     for parent, name in _linears(model):
         linear = getattr(parent, name)
