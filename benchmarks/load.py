@@ -4,7 +4,8 @@
     python -m benchmarks.load --url http://127.0.0.1:8000/v1 --model qwen3-asr-demo --rate 0.5 --seconds 2 12
 
 A closed loop keeps that many requests open at all times; Poisson arrivals come at `--rate` a second whether or not the
-service keeps up. Clips are noise of different seeds, so no cache helps, unless `--clips` names a folder of recordings.
+service keeps up. Clips are noise of different seeds, or the recordings of a folder that `--clips` names, each time a
+little quieter by another amount, so that no cache helps.
 `--max-new-tokens` fixes the length of the answers of random weights, and has noise decoded, though nobody speaks in it.
 It is an extension of ours; what another service calls it can be sent with `--extra`, such as
 `--extra max_completion_tokens=40`.
@@ -66,8 +67,8 @@ def form_field(text: str) -> tuple[str, str]:
 def make_clips(arguments: argparse.Namespace, load: int, requests: int) -> list[Clip]:
     """The clips of one load; the same arguments always make the same ones."""
     if arguments.clips:
-        recorded = clips.folder(arguments.clips)
-        return [recorded[i % len(recorded)] for i in range(requests)]
+        recordings = clips.recordings(arguments.clips)
+        return [clips.varied(*recordings[i % len(recordings)], seed=1000 * load + i) for i in range(requests)]
     rng = random.Random(load)
     made = []
     for i in range(requests):

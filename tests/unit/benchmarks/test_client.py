@@ -1,6 +1,7 @@
 """The load generator, against a service that is slow, fails and talks nonsense."""
 
 import argparse
+import io
 import random
 import shlex
 import threading
@@ -11,10 +12,12 @@ from email import message_from_bytes
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import cast
 
+import numpy as np
 import pytest
 
 from benchmarks import clips, load
 from benchmarks.client import Client, Clip, Exchange, Run, Statistics, closed_loop, failures, percentile, poisson
+from deployments.audio.decode import decode
 
 DELTA = b'data: {"type":"transcript.text.delta","delta":"Hi"}\n\n'
 DONE = b'data: {"type":"transcript.text.done","text":"%s"}\n\ndata: [DONE]\n\n'
@@ -190,5 +193,24 @@ def test_a_load_is_the_same_for_every_service() -> None:
     assert all(0.1 <= clip.seconds <= 0.3 and 10 <= int(clip.fields["max_new_tokens"]) <= 80 for clip in first)
     assert first != load.make_clips(arguments, 2, 5)
     assert arguments.extra == [("a", "b=c")]
+
+
+def test_recordings_of_a_folder_are_sent_as_others_each_time() -> None:
+    parser = argparse.ArgumentParser()
+    load.add_arguments(parser)
+    arguments = parser.parse_args(["--clips", str(clips.SPEECH)])
+    names = [path.stem for path in sorted(clips.SPEECH.glob("*.flac"))]
+    first, second = (load.make_clips(arguments, i, 2 * len(names)) for i in (1, 2))
+    assert first == load.make_clips(arguments, 1, 2 * len(names))
+    assert [clip.name for clip in first] == [f"{name}.wav" for name in names + names]
+    assert len({clip.upload for clip in first + second}) == 4 * len(names)
+    loudest = [np.abs(decode(io.BytesIO(clip.upload), max_duration_s=60)).max() for clip in first]
+    recorded = [np.abs(waveform).max() for _, waveform in clips.recordings(clips.SPEECH)] * 2
+    assert all(0.79 < own / theirs <= 1.0 for own, theirs in zip(loudest, recorded, strict=True))
+
+
+def test_an_extra_field_needs_a_value() -> None:
+    parser = argparse.ArgumentParser()
+    load.add_arguments(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["--extra", "nothing"])
