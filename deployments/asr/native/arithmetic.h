@@ -17,13 +17,6 @@ enum {
     FED8 = 4 /* of 8 bits */
 };
 
-static inline float wide(bf16 number) {
-    uint32_t bits = (uint32_t)number << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 static inline __m512 load_wide(const bf16 *numbers) {
     __m256i narrow = _mm256_loadu_si256((const __m256i *)numbers);
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));

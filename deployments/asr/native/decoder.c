@@ -47,8 +47,10 @@ static void multiply_gated(Weight weight, Inputs inputs, int64_t outputs, int64_
         for (int64_t first = 0; first < rows; first += group) {
             float gates[GROUP][TILE], values[GROUP][TILE];
             int64_t count = least(group, rows - first), output = turn.output, next = next_of(turn, outputs, rows);
-            multiply_tile(weight, inputs, output, next, first, count, gates);
-            multiply_tile(weight, inputs, outputs + output, outputs + next, first, count, values);
+            Ahead ahead = ahead_of(weight, inputs.size, output, next, first / group);
+            multiply_tile(weight, inputs, output, first, count, ahead, gates);
+            ahead = ahead_of(weight, inputs.size, outputs + output, outputs + next, first / group);
+            multiply_tile(weight, inputs, outputs + output, first, count, ahead, values);
             for (int64_t row = 0; row < count; row++) {
                 bf16 *to = gated + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i += LANES)

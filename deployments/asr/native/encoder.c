@@ -26,7 +26,8 @@ typedef struct {
     LayerNorm attention_norm, mlp_norm;
 } EncoderLayer;
 
-/* hidden, intermediate and embedding are multiples of TILE, hidden / heads of LANES, channels of LINE. */
+/* hidden, intermediate and embedding are multiples of TILE, hidden / heads of LANES, channels of LINE; what joined takes is one
+ * of LINE8. Nothing in here checks that. */
 typedef struct {
     Weight convolutions[CONVOLUTIONS]; /* (channels, TAPS * TAPS * channels), the first one's inputs filled up: for each time
                                         * its bins, for each bin its channels */
@@ -115,7 +116,8 @@ static void convolve(Weight weight, Image image, int64_t first, int64_t count, i
         for (int64_t group = 0; group < count; group += GROUP) {
             float sums[GROUP][TILE];
             int64_t rows = least(GROUP, count - group);
-            multiply_tile(weight, inputs, channel, (channel + TILE) % channels, group, rows, sums);
+            Ahead ahead = ahead_of(weight, size, channel, channel + TILE < channels ? channel + TILE : 0, group / GROUP);
+            multiply_tile(weight, inputs, channel, group, rows, ahead, sums);
             for (int64_t row = 0; row < rows; row++)
                 for (int64_t i = 0; i < TILE && channel + i < channels; i += LANES)
                     store_some_narrow(to + (first + group + row) * channels + channel + i, gelu(_mm512_loadu_ps(sums[row] + i)),
@@ -201,7 +203,8 @@ static void multiply_narrow(Weight weight, Inputs inputs, int64_t outputs, int64
         for (int64_t first = 0; first < rows; first += group) {
             float sums[GROUP][TILE];
             int64_t count = least(group, rows - first), output = turn.output;
-            multiply_tile(weight, inputs, output, next_of(turn, outputs, rows), first, count, sums);
+            Ahead ahead = ahead_of(weight, inputs.size, output, next_of(turn, outputs, rows), first / group);
+            multiply_tile(weight, inputs, output, first, count, ahead, sums);
             for (int64_t row = 0; row < count; row++)
                 for (int64_t i = 0; i < TILE; i += LANES) {
                     __m512 some = _mm512_loadu_ps(sums[row] + i);

@@ -35,7 +35,7 @@ typedef struct {
     const void *numbers;     /* groups of rows, the last one may have fewer: (size / LINE, rows, LINE) bfloat16 each, or unsigned
                               * 8 bits where there are scales */
     const float *row_scales; /* (rows,) or NULL */
-    int64_t size;            /* a multiple of LINE */
+    int64_t size;            /* a multiple of LINE, or where there are scales of LINE8 */
 } Inputs;
 
 static inline int64_t round_up(int64_t number, int64_t step) { return (number + step - 1) / step * step; }
@@ -48,7 +48,8 @@ static inline int64_t group_of(int64_t rows) {
 
 static inline int64_t least(int64_t one, int64_t other) { return one < other ? one : other; }
 
-/* Memory that is asked for while a tile is computed, two lines of the cache for each that it loads itself, or for each two. */
+/* Memory that is asked for while a tile is computed: two lines of the cache, of which so many bytes are new, for each two that
+ * the tile loads itself. */
 typedef struct {
     const char *bytes;
     int64_t pace;
@@ -136,19 +137,23 @@ FOR_EACH_NUMBER(DEFINED)
 static void (*const tiles_of[])(const bf16 *, const bf16 *, int64_t, Ahead, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED)};
 static void (*const tiles8_of[])(const int8_t *, const uint8_t *, int64_t, Ahead, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED8)};
 
-/* The outputs from `output` on, TILE of them, for the group of `rows` rows from `first` on; `next` is the output that the
- * thread computes after them, whose weights are asked for. */
-static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t next, int64_t first, int64_t rows,
+/* What is asked for while group `index` of some rows is computed: by each of the first two a half of the weights of the `next`
+ * outputs, by one that is alone its own ones further on. */
+static inline Ahead ahead_of(Weight weight, int64_t size, int64_t output, int64_t next, int64_t index) {
+    const char *tiles = weight.tiles;
+    size *= weight.scales == NULL ? sizeof(bf16) : sizeof(int8_t);
+    if (next != output && index < 2) return (Ahead){tiles + (next + index * TILE / 2) * size, 64};
+    return (Ahead){tiles + output * size + AHEAD, 128};
+}
+
+/* The outputs from `output` on, TILE of them, for the group of `rows` rows from `first` on. */
+static void multiply_tile(Weight weight, Inputs inputs, int64_t output, int64_t first, int64_t rows, Ahead ahead,
                           float to[GROUP][TILE]) {
-    int64_t size = inputs.size, bytes = weight.scales == NULL ? sizeof(bf16) : sizeof(int8_t);
-    const char *own = (const char *)weight.tiles + output * size * bytes;
-    Ahead ahead = {own + AHEAD, 128};
-    if (next != output && first <= rows) /* the first two groups ask for a half each */
-        ahead = (Ahead){(const char *)weight.tiles + (next + (first > 0 ? TILE / 2 : 0)) * size * bytes, 64};
+    int64_t size = inputs.size;
     if (weight.scales == NULL) {
-        tiles_of[rows]((const bf16 *)own, (const bf16 *)inputs.numbers + first * size, size, ahead, to);
+        tiles_of[rows]((const bf16 *)weight.tiles + output * size, (const bf16 *)inputs.numbers + first * size, size, ahead, to);
     } else {
-        tiles8_of[rows]((const int8_t *)own, (const uint8_t *)inputs.numbers + first * size, size, ahead, to);
+        tiles8_of[rows]((const int8_t *)weight.tiles + output * size, (const uint8_t *)inputs.numbers + first * size, size, ahead, to);
         const float *scales = weight.scales + output, *offsets = weight.offsets + output, *row_scales = inputs.row_scales + first;
         for (int64_t row = 0; row < rows; row++)
             for (int64_t i = 0; i < TILE; i++) to[row][i] = row_scales[row] * (to[row][i] * scales[i] - offsets[i]);
@@ -270,7 +275,8 @@ static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows
         for (int64_t first = 0; first < rows; first += group) {
             float sums[GROUP][TILE];
             int64_t count = least(group, rows - first), output = turn.output;
-            multiply_tile(weight, inputs, output, next_of(turn, outputs, rows), first, count, sums);
+            Ahead ahead = ahead_of(weight, inputs.size, output, next_of(turn, outputs, rows), first / group);
+            multiply_tile(weight, inputs, output, first, count, ahead, sums);
             for (int64_t row = 0; row < count; row++) {
                 float *at = to + (first + row) * outputs + output;
                 for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
