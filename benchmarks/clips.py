@@ -76,10 +76,10 @@ def recordings(path: Path) -> list[tuple[str, Waveform]]:
     return found
 
 
-def varied(name: str, waveform: Waveform, *, seed: int) -> Clip:
-    """A recording a little quieter, as a WAV file; every seed another.
+def varied(name: str, waveform: Waveform, *, seed: tuple[int, int]) -> Clip:
+    """A recording a little quieter, as a WAV file of 16 kHz; every seed another.
 
     To some servers a recording that they have had before costs less: vLLM keeps what its encoder made of it.
     """
-    gain = np.random.default_rng(seed).uniform(0.8, 1.0)
+    gain = np.random.default_rng(list(seed)).uniform(0.8, 1.0)
     return Clip(wav(gain * waveform), len(waveform) / SAMPLE_RATE, f"{name}.wav")

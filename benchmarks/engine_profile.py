@@ -87,9 +87,10 @@ def measure(checkpoint_folder: Path, step_rows: list[int]) -> list[list[Cell]]:
 
     encode = partial(runner.encode, sequences[:1])
     read = partial(runner.prefill, sequences[:1], first_slot=0)
-    stage = _timed if runner.runs_in_c else _profiled
-    encoding, reading = stage(encode), stage(read)
     tower = checkpoint.model.model.audio_tower
+    stage = _timed if runner.runs_in_c else _profiled
+    encoding = (_timed if isinstance(tower, NativeEncoder) else _profiled)(encode)
+    reading = stage(read)
     encoded: tuple[Cell, Cell] = (None, None)
     if isinstance(tower, NativeEncoder):
         encoded = _reached(_encoder_operations(tower, sequences[0].audio_tokens), encoding, arithmetic, "GFLOP/s")

@@ -5,7 +5,7 @@
 
 A closed loop keeps that many requests open at all times; Poisson arrivals come at `--rate` a second whether or not the
 service keeps up. Clips are noise of different seeds, or the recordings of a folder that `--clips` names, each time a
-little quieter by another amount, so that no cache helps.
+little quieter by another amount and as WAV, so that no cache helps.
 `--max-new-tokens` fixes the length of the answers of random weights, and has noise decoded, though nobody speaks in it.
 It is an extension of ours; what another service calls it can be sent with `--extra`, such as
 `--extra max_completion_tokens=40`.
@@ -68,7 +68,7 @@ def make_clips(arguments: argparse.Namespace, load: int, requests: int) -> list[
     """The clips of one load; the same arguments always make the same ones."""
     if arguments.clips:
         recordings = clips.recordings(arguments.clips)
-        return [clips.varied(*recordings[i % len(recordings)], seed=1000 * load + i) for i in range(requests)]
+        return [clips.varied(*recordings[i % len(recordings)], seed=(load, i)) for i in range(requests)]
     rng = random.Random(load)
     made = []
     for i in range(requests):

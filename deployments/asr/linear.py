@@ -177,15 +177,18 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     in_c = suits(language_model, model.lm_head)
     used: Counter[str] = Counter()
     linears = len(_linears(model))
-    if in_c and encode_in_c(model, _native_int8_weight if quantization == "int8" else _native_weight):
+    lay_out = native_int8 if quantization == "int8" else native
+    if in_c and encode_in_c(model, lay_out):
         used["NativeEncoder"] = linears - len(_linears(model))
     for parent, name in _linears(model):
         linear = getattr(parent, name)
         is_head = linear is model.lm_head
         layouts: tuple[Layout, ...] = (PackedLinear,)
         if in_c and ((parent, name) in text or is_head):
-            layouts = (_native_int8 if quantization == "int8" else _native,)
-        elif quantization == "int8":
+            setattr(parent, name, NativeLinear(lay_out(linear)))
+            used["NativeLinear"] += 1
+            continue
+        if quantization == "int8":
             layouts = (Int8Linear,)
         elif (parent, name) in text or is_head:
             layouts = (DualLinear if spare and not is_head else HalfLinear, PackedLinear)
@@ -203,21 +206,17 @@ def pack(model: Qwen3ASRForConditionalGeneration, quantization: Quantization, *,
     return ", ".join(f"{count} {layout}" for layout, count in sorted(used.items()))
 
 
-def _native(linear: nn.Linear) -> nn.Module:
-    return NativeLinear(_native_weight(linear))
-
-
-def _native_int8(linear: nn.Linear) -> nn.Module:
-    return NativeLinear(_native_int8_weight(linear))
-
-
-def _native_weight(linear: nn.Linear) -> NativeWeight:
+def native(linear: nn.Linear) -> NativeWeight:
+    """A layer's weight as the library in C takes it."""
     return NativeWeight.of(linear.weight, linear.bias)
 
 
-def _native_int8_weight(linear: nn.Linear) -> NativeWeight:
-    quantised = _quantised(linear)
-    return NativeWeight.of_int8(quantised.int_repr(), quantised.q_per_channel_scales(), linear.bias)
+def native_int8(linear: nn.Linear) -> NativeWeight:
+    """The same in int8, with one scale an output feature."""
+    weight = linear.weight.detach().float()
+    scales = weight.abs().amax(dim=1).clamp(min=1e-8) / 127
+    rounded = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return NativeWeight.of_int8(rounded, scales, linear.bias)
 
 
 def _first_that_works(layouts: tuple[Layout, ...], linear: nn.Linear) -> nn.Module:

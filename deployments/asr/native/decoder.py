@@ -22,7 +22,7 @@ from deployments.asr.native.library import (
     PieceStructure,
     library,
 )
-from deployments.asr.native.weights import NativeLinear, NativeWeight, Room, native_weight
+from deployments.asr.native.weights import NativeLinear, NativeWeight, Room
 
 if TYPE_CHECKING:
     from deployments.asr.decoder import Decoder, DecoderLayer
@@ -92,7 +92,7 @@ class NativeDecoder:
     def of(cls, decoder: "Decoder", head: nn.Module, slots: SlotCache) -> Self | None:
         """None where the model's weights were not laid out for it."""
         layers = cast("list[DecoderLayer]", list(decoder.layers))
-        are_native = all(native_weight(linear) is not None for layer in layers for linear in _linears(layer))
+        are_native = all(isinstance(linear, NativeLinear) for layer in layers for linear in _linears(layer))
         return cls(decoder, head, slots) if are_native and isinstance(head, NativeLinear) else None
 
     def __call__(
@@ -109,9 +109,9 @@ class NativeDecoder:
         Returns logits of the next token of each row and of each piece, (rows + pieces, vocabulary) float32.
 
         Raises:
-            IndexError: a token would leave the cache, which the library does not notice.
+            IndexError: a token would leave the cache, or has no place there, which the library does not notice.
         """
-        self._check(positions, first_slot, pieces)
+        self._check(embeddings, positions, first_slot, pieces)
         own = [torch.arange(piece.start, piece.end) for piece in pieces]
         rows = len(positions)
         positions = torch.cat([positions.long(), *own])
@@ -127,10 +127,12 @@ class NativeDecoder:
         tokens, wanted_count = len(embeddings), len(wanted)
         room = Room.of(tokens, self._widest)
         logits = torch.empty(wanted_count, self._head.native.padded_outputs)
+        residual = torch.empty(tokens, self._hidden)
+        residual.copy_(embeddings)
         scratch = {
             "wanted": wanted,
             "logits": logits,
-            "residual": embeddings.float().contiguous().clone(),
+            "residual": residual,
             "projected": tensors["projected"],
             "taken": torch.zeros(PRODUCTS * len(self._layers) + 1, dtype=torch.long),
             "gated": _narrow(tokens, self._intermediate),
@@ -156,8 +158,14 @@ class NativeDecoder:
             "tiles": _narrow(threads, span, self._head_dim + _rounded_up(self._head_dim)),
         }
 
-    def _check(self, positions: torch.Tensor, first_slot: int, pieces: Sequence[PromptPiece]) -> None:
+    def _check(
+        self, embeddings: torch.Tensor, positions: torch.Tensor, first_slot: int, pieces: Sequence[PromptPiece]
+    ) -> None:
         rows = len(positions)
+        if not 0 < len(embeddings) == rows + sum(piece.tokens for piece in pieces):
+            raise IndexError(f"{len(embeddings)} tokens for {rows} rows and {list(pieces)}")
+        if len({piece.slot for piece in pieces}) < len(pieces):
+            raise IndexError(f"two of {list(pieces)} in one slot")
         if not bool(((positions >= 0) & (positions < self._slot_tokens)).all()):
             raise IndexError(f"positions {positions.tolist()} in slots of {self._slot_tokens} tokens")
         if not (first_slot >= 0 and first_slot + rows <= self._slots):
@@ -177,7 +185,7 @@ class NativeDecoder:
             "values": values,
         }
         return LayerStructure(
-            **{name: self._structure(cast(NativeWeight, native_weight(linear))) for name, linear in products.items()},
+            **{name: self._structure(cast(NativeLinear, linear).native) for name, linear in products.items()},
             **{name: self._pointer(tensor) for name, tensor in others.items()},
         )
 

@@ -25,6 +25,7 @@ from deployments.asr.native.library import (
     library,
 )
 from deployments.asr.native.weights import NativeWeight, Room
+from deployments.budget import CHUNK_TOKENS
 
 PRODUCTS = 4
 """Of a layer."""
@@ -91,7 +92,11 @@ class NativeEncoder(nn.Module):
             windows: tokens of each window of all, which are as many.
 
         Returns (tokens, embedding) bfloat16.
+
+        Raises:
+            ValueError: they do not go together, which the library does not notice.
         """
+        self._check(mels, tokens, windows)
         spectrum = torch.cat(list(mels), dim=1).T.bfloat16().contiguous()
         total, threads = sum(tokens), torch.get_num_threads()
         longest = -(-max(windows) // TILE) * TILE
@@ -127,6 +132,14 @@ class NativeEncoder(nn.Module):
         self._library.encode(byref(self._encoder), byref(sounds), threads)
         return embeddings.bfloat16()
 
+    def _check(self, mels: Sequence[torch.Tensor], tokens: Sequence[int], windows: Sequence[int]) -> None:
+        frames = sum(mel.shape[1] for mel in mels)
+        if any(len(mel) != self._bins for mel in mels) or frames != CHUNK_FRAMES * len(tokens):
+            raise ValueError(f"spectrograms of {[tuple(mel.shape) for mel in mels]} for {len(tokens)} chunks")
+        most = self.sizes[-1][0]
+        if not tokens or not all(1 <= count <= most for count in tokens) or sum(windows) != sum(tokens):
+            raise ValueError(f"chunks of {list(tokens)} tokens in windows of {list(windows)}")
+
     def _layer(self, layer: Any, lay_out: LayOut) -> EncoderLayerStructure:
         attention = layer.self_attn
         return EncoderLayerStructure(
@@ -155,12 +168,16 @@ def _suits(part: Any) -> bool:
     tower, projector = part.audio_tower, part.multi_modal_projector
     first = tower.layers[0]
     hidden, heads = first.fc1.in_features, tower.config.encoder_attention_heads
+    parameters = [*tower.parameters(), *projector.parameters()]
     return (
         tower.config.activation_function == "gelu"
+        and 2 * tower.n_window == CHUNK_FRAMES
+        and len(tower.positional_embedding.positional_embedding) >= CHUNK_TOKENS
+        and tower.conv_out.in_features % LANES == 0
         and tower.conv2d1.out_channels % LINE == 0
         and hidden % (LANES * heads) == 0
         and all(size % TILE == 0 for size in (hidden, first.fc1.out_features, projector.linear_2.out_features))
-        and all(parameter.dtype == torch.bfloat16 for parameter in tower.parameters())
+        and all(parameter.dtype == torch.bfloat16 for parameter in parameters)
     )
 
 

@@ -136,7 +136,7 @@ def library() -> CDLL | None:
         return None
     loaded = load_library(Path(__file__).parent)
     if loaded is None:
-        logger.warning("the language model is left to torch: install this package again, where there is a C compiler")
+        logger.warning("the model is left to torch: install this package again, where there is a C compiler")
     return loaded
 
 

@@ -103,6 +103,8 @@ class NativeLinear(nn.Module):
         rows, room = len(inputs), Room.of(len(inputs), self.native.inputs)
         inputs = inputs.bfloat16().contiguous()
         output = torch.empty(rows, self.native.padded_outputs)
+        if not rows:  # the library divides rows among groups
+            return output[:, : self.native.outputs]
         self._library.multiply_rows(
             byref(self.native.structure),
             inputs.data_ptr(),
@@ -114,8 +116,3 @@ class NativeLinear(nn.Module):
             torch.get_num_threads(),
         )
         return output[:, : self.native.outputs]
-
-
-def native_weight(linear: nn.Module) -> NativeWeight | None:
-    """The weight of a layer as the library takes it, where its layout has it."""
-    return cast("NativeWeight | None", getattr(linear, "native", None))

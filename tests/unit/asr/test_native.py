@@ -12,7 +12,7 @@ from benchmarks.engine import noise_sequence
 from benchmarks.random_checkpoint import SHAPES, write_native
 from deployments.asr.attention import PromptPiece
 from deployments.asr.checkpoint import load
-from deployments.asr.linear import Quantization, _native_int8, pack
+from deployments.asr.linear import Quantization, native_int8, pack
 from deployments.asr.native import decoder as decoder_module
 from deployments.asr.native.library import library, load_library
 from deployments.asr.native.weights import NativeLinear, NativeWeight
@@ -65,6 +65,15 @@ def empty_runner(
     return ModelRunner(checkpoint, prompt, slots=ROWS, slot_tokens=256), prompt
 
 
+def embeddings(runner: ModelRunner, sequence: Sequence, seed: int) -> torch.Tensor:
+    """Of a prompt, with noise for audio, the same for all formats: what is compared is the language model."""
+    prompt = runner._embed_tokens(torch.tensor(sequence.prompt_ids))
+    is_audio = torch.tensor(sequence.prompt_ids) == runner._audio_id
+    noise = torch.randn(prompt.shape, generator=torch.Generator().manual_seed(seed))
+    prompt[is_audio] = (0.05 * noise[is_audio]).bfloat16().to(prompt.dtype)
+    return prompt
+
+
 def runner_of(
     folder: Path, dtype: torch.dtype, *, packed: bool, quantization: Quantization = "none"
 ) -> tuple[ModelRunner, list[Sequence]]:
@@ -73,7 +82,7 @@ def runner_of(
     sequences = []
     for slot in range(ROWS):
         sequence = noise_sequence(runner, prompt, slot, seconds=1.0 + slot / 2)
-        runner.encode([sequence])
+        sequence.prompt = embeddings(runner, sequence, slot)
         runner.prefill([sequence], first_slot=slot)
         sequence.append(100 + slot, 0.0)
         sequences.append(sequence)
@@ -136,12 +145,14 @@ def test_a_row_that_is_not_finite_stays_alone(odd_folder: Path) -> None:
 
 
 @needs_library
-@pytest.mark.parametrize("rows", [1, 4, 5, 11])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("rows", [0, 1, 4, 11, 12, 13, 25, 40])
 @torch.inference_mode()
-def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
+def test_the_head_multiplies_any_number_of_rows(rows: int, count: int) -> None:
     linear = nn.Linear(96, 555, bias=False, dtype=torch.bfloat16)
     inputs = torch.randn(rows, 96, dtype=torch.bfloat16)
-    found = NativeLinear(NativeWeight.of(linear.weight))(inputs)
+    with threads(count):
+        found = NativeLinear(NativeWeight.of(linear.weight))(inputs)
     torch.testing.assert_close(found, inputs.float() @ linear.weight.float().T)
 
 
@@ -150,10 +161,10 @@ def test_the_head_multiplies_any_number_of_rows(rows: int) -> None:
 def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
     runner, _ = runner_of(odd_folder, torch.bfloat16, packed=True)
     assert runner._native is not None
-    embeddings = torch.zeros(2, 96, dtype=torch.bfloat16)
+    two = torch.zeros(2, 96, dtype=torch.bfloat16)
     for positions, first_slot in (([1, 256], 0), ([-1, 1], 0), ([1, 2], ROWS - 1), ([1, 2], -1)):
         with pytest.raises(IndexError):
-            runner._native(embeddings, torch.tensor(positions), first_slot)
+            runner._native(two, torch.tensor(positions), first_slot)
     for piece in (
         PromptPiece(0, 255, 257),
         PromptPiece(0, -1, 1),
@@ -162,9 +173,17 @@ def test_what_would_leave_the_cache_is_refused(odd_folder: Path) -> None:
         PromptPiece(0, 2, 2),
     ):
         with pytest.raises(IndexError):
-            runner._native(embeddings, torch.empty(0), 0, [piece])
+            runner._native(two, torch.empty(0), 0, [piece])
+    for rows, pieces in (
+        ([3], [PromptPiece(1, 0, 1)]),  # in the slot of a row
+        ([], [PromptPiece(2, 0, 1), PromptPiece(2, 1, 2)]),
+        ([3], []),
+        ([3], [PromptPiece(2, 0, 2)]),
+    ):
+        with pytest.raises(IndexError):
+            runner._native(two, torch.tensor(rows), 1, pieces)
     with pytest.raises(IndexError):
-        runner._native(embeddings, torch.tensor([3]), 1, [PromptPiece(1, 0, 1)])
+        runner._native(two[:0], torch.empty(0), 0)
 
 
 def reader_of(
@@ -173,7 +192,8 @@ def reader_of(
     """A runner and encoded rows that it has not read: of 194 tokens and fewer, and a block is 128."""
     runner, prompt = empty_runner(folder, dtype, packed=packed, quantization=quantization)
     sequences = [noise_sequence(runner, prompt, seed, seconds=14 - 0.8 * seed) for seed in range(ROWS)]
-    runner.encode(sequences)
+    for seed, sequence in enumerate(sequences):
+        sequence.prompt = embeddings(runner, sequence, seed)
     return runner, sequences
 
 
@@ -349,18 +369,18 @@ def test_sizes_that_the_library_does_not_take(
 
 
 @needs_library
-@pytest.mark.parametrize("rows", [1, 8, 11])
+@pytest.mark.parametrize("rows", [1, 8, 11, 13, 40])
 @torch.inference_mode()
 def test_int8_rounds_each_row_by_itself(rows: int) -> None:
     """Rows of a thousandth and of a thousand times the others' size are as exact as those."""
     linear = nn.Linear(96, 75, bias=False, dtype=torch.bfloat16)
     sizes = torch.tensor([1.0, 1e-3, 1e3] * rows)[:rows, None]
     inputs = (torch.randn(rows, 96) * sizes).bfloat16()
-    found = _native_int8(linear)(inputs)
+    found = NativeLinear(native_int8(linear))(inputs)
     expected = inputs.float() @ linear.weight.float().T
     assert ((found - expected).norm(dim=1) / expected.norm(dim=1)).max() < 0.02
     inputs[0, 5] = torch.inf
-    broken = _native_int8(linear)(inputs)
+    broken = NativeLinear(native_int8(linear))(inputs)
     assert not broken[0].isfinite().any()
     assert torch.equal(broken[1:], found[1:])
 

@@ -1,6 +1,7 @@
 """The audio encoder in C computes what transformers' does, as near to float32."""
 
 import ctypes
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from torch import nn
 
 from benchmarks.random_checkpoint import SHAPES, write_native
 from deployments.asr.checkpoint import load
-from deployments.asr.encoder import AudioEncoder
-from deployments.asr.linear import Quantization, pack
-from deployments.asr.native.encoder import NativeEncoder
+from deployments.asr.encoder import AudioEncoder, attend_in_windows
+from deployments.asr.linear import Quantization, native, native_int8, pack
+from deployments.asr.native.encoder import LayOut, NativeEncoder
 from deployments.served_model import DEMO_CHECKPOINT
 from tests.unit.asr.native_library import CPU, build, fences, needs_library, threads
 from tests.unit.tiny_models import noise
@@ -111,16 +112,67 @@ def test_what_is_not_finite_stays_alone(odd_folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "sizes",
-    [{"downsample_hidden_size": 12}, {"encoder_ffn_dim": 72}, {"encoder_attention_heads": 4}],
+    [
+        {"downsample_hidden_size": 12},
+        {"encoder_ffn_dim": 72},
+        {"encoder_attention_heads": 4},
+        {"max_position_embeddings": 12},
+        {"downsample_hidden_size": 24, "num_mel_bins": 100},
+    ],
     ids=str,
 )
+@needs_library
 @torch.inference_mode()
 def test_sizes_that_it_does_not_take(sizes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = SHAPES["tiny"]
     monkeypatch.setitem(SHAPES, "other", replace(tiny, encoder={**tiny.encoder, **sizes}))
     checkpoint = load(str(write_native(tmp_path, "other")), dtype=torch.bfloat16, device=CPU)
     assert "11 PackedLinear" in pack(checkpoint.model, "none")
-    assert len(AudioEncoder(checkpoint).encode([noise(1.0)])[0]) == 13
+
+
+@needs_library
+@pytest.mark.parametrize("lay_out", [native, native_int8])
+@pytest.mark.parametrize(
+    "sizes", [{"downsample_hidden_size": 40}, {"downsample_hidden_size": 16, "num_mel_bins": 100}], ids=str
+)
+@torch.inference_mode()
+def test_other_sizes_that_it_takes(
+    sizes: dict[str, int], lay_out: LayOut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Channels that fill a tile and a part of the next, and bins whose last one stands alone."""
+    tiny = SHAPES["tiny"]
+    monkeypatch.setitem(SHAPES, "other", replace(tiny, encoder={**tiny.encoder, **sizes}))
+    model = load(str(write_native(tmp_path, "other")), dtype=torch.bfloat16, device=CPU).model
+    mel = torch.randn(model.config.audio_config.num_mel_bins, 300).bfloat16()
+    mask = torch.ones(1, 300, dtype=torch.long)
+    exact = deepcopy(model).float().get_audio_features(mel.float()[None], mask).pooler_output
+    by_torch = model.get_audio_features(mel[None], mask).pooler_output
+    attend_in_windows(model)
+    encoder = NativeEncoder.of(model.model, lay_out)
+    assert encoder is not None
+    found = encoder([mel], [13, 13, 13], [39])
+    allowed = (by_torch.float() - exact).norm() if lay_out is native else 0.03 * exact.norm()
+    assert (found.float() - exact).norm() < allowed
+
+
+@needs_library
+@torch.inference_mode()
+def test_what_does_not_go_together_is_refused(odd_folder: Path) -> None:
+    encoder = encoder_of(odd_folder, torch.bfloat16, packed=True)._native
+    assert encoder is not None
+    mel = torch.zeros(128, 200)
+    assert len(encoder([mel], [13, 5], [18])) == 18
+    for mels, tokens, windows in (
+        ([mel[:80]], [13, 13], [26]),
+        ([mel], [13, 13, 13], [39]),
+        ([mel[:, :150]], [13, 7], [20]),
+        ([mel], [13, 14], [27]),
+        ([mel], [13, 0], [13]),
+        ([mel], [13, 13], [13]),
+        ([], [], []),
+    ):
+        with pytest.raises(ValueError, match="chunks"):
+            encoder(mels, tokens, windows)
 
 
 @needs_library
