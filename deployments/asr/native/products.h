@@ -127,11 +127,11 @@ static inline __attribute__((always_inline)) void tile8_of(
 #define DEFINED(rows)                                                                                                        \
     static __attribute__((noinline)) void tile_of_##rows(                                                                    \
         const bf16 *weight, const bf16 *inputs, int64_t size, Ahead ahead, float to[GROUP][TILE]) {                          \
-        tile_of(weight, inputs, size, rows, ahead, to);                                                                           \
+        tile_of(weight, inputs, size, rows, ahead, to);                                                                      \
     }                                                                                                                        \
     static __attribute__((noinline)) void tile8_of_##rows(                                                                   \
         const int8_t *weight, const uint8_t *inputs, int64_t size, Ahead ahead, float to[GROUP][TILE]) {                     \
-        tile8_of(weight, inputs, size, rows, ahead, to);                                                                          \
+        tile8_of(weight, inputs, size, rows, ahead, to);                                                                     \
     }
 FOR_EACH_NUMBER(DEFINED)
 static void (*const tiles_of[])(const bf16 *, const bf16 *, int64_t, Ahead, float[GROUP][TILE]) = {NULL, FOR_EACH_NUMBER(NAMED)};
