@@ -2,7 +2,8 @@
 
 import io
 import mmap
-import os
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
@@ -124,15 +125,30 @@ async def test_only_what_is_understood_is_sent_again(service: tuple[Client, Refu
     assert client.alone == {"right": TEXT}
 
 
+GROWING = """
+import os, sys
+held = []
+for _ in sys.stdin:
+    held.append(os.urandom(4_000_000))
+    print(flush=True)
+"""
+"""A process that holds more with every line. The tests' own gives back what earlier ones have held, at any time."""
+
+
 def test_memory_is_flat_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(memory.time, "monotonic", lambda: now)
     seen = Memory()
-    held: list[bytes] = []
-    for step in range(20):
-        now = float(step)
-        held.append(bytes(bytearray(os.urandom(1) * 4_000_000)))
-        seen.sample([psutil.Process()])
+    with subprocess.Popen([sys.executable, "-c", GROWING], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for step in range(20):
+            now = float(step)
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+            seen.sample([psutil.Process(process.pid)])
+        process.stdin.close()
     (growth,) = seen.growth(settle_s=5)
     assert growth.held[-1] - growth.held[0] > 30_000_000
     assert list(growth.held) == sorted(growth.held)
