@@ -10,9 +10,9 @@ from benchmarks import engine_profile
 from benchmarks.engine_profile import COLUMNS, measure
 from deployments.asr.checkpoint import load
 from deployments.asr.encoder import AudioEncoder, encode_in_c
+from deployments.asr.linear import native
 from deployments.asr.native import decoder
-from deployments.asr.native.library import library
-from deployments.asr.native.weights import NativeWeight
+from tests.unit.asr.native_library import needs_library
 from tests.unit.tiny_models import noise
 
 
@@ -35,7 +35,7 @@ def test_every_stage_is_accounted_for(native_folder: Path, monkeypatch: pytest.M
     assert [row["best"] for row in rows] == [None, "2 GFLOP/s", "1 GB/s", "1 GB/s"]
 
 
-@pytest.mark.skipif(library() is None, reason="needs AVX-512 BF16 and a C compiler")
+@needs_library
 def test_a_stage_in_c_is_one_figure(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_profile, "read_bandwidth", lambda _: 1e9)
     monkeypatch.setattr(engine_profile, "_arithmetic", lambda _: 2e9)
@@ -47,6 +47,7 @@ def test_a_stage_in_c_is_one_figure(odd_folder: Path, monkeypatch: pytest.Monkey
         assert float(str(row["reach"]).split()[0]) > 0
 
 
+@needs_library
 @torch.inference_mode()
 def test_operations_of_the_encoder(odd_folder: Path) -> None:
     """Those of transformers' encoder, as torch counts them, but for attention."""
@@ -57,8 +58,7 @@ def test_operations_of_the_encoder(odd_folder: Path) -> None:
         encoder._encode(mels, [300])
     counted = counter.get_flop_counts()["Global"]
     products = sum(amount for operator, amount in counted.items() if "attention" not in str(operator))
-    if not encode_in_c(checkpoint.model, lambda linear: NativeWeight.of(linear.weight, linear.bias)):
-        pytest.skip("needs AVX-512 BF16 and a C compiler")
+    assert encode_in_c(checkpoint.model, native)
     operations = engine_profile._encoder_operations(checkpoint.model.model.audio_tower, 39)
     filled_up = 2 * (3 * 50 * 64) * 8 * (16 - 9)  # the first convolution's inputs
     assert operations == products + filled_up
