@@ -85,21 +85,21 @@ void decode(const Model *model, const Batch *batch, const Pass *pass, int thread
         Inputs inputs;
         for (const Layer *layer = model->layers; layer < end; layer++) {
             inputs = normalised_for(layer->qkv, residual, layer->attention_norm, epsilon, tokens, hidden, room);
-            multiply(layer->qkv, inputs, projections, tokens, pass->projected, 0, taken++);
+            multiply(layer->qkv, inputs, projections, tokens, pass->projected, STORED, taken++);
             attend(model, layer, batch);
             if (layer + 1 == end && tokens != pass->wanted_count) {
                 keep_wanted(pass, residual, hidden, batch->attended, inner);
                 tokens = pass->wanted_count;
             }
             inputs = inputs_for(layer->output, batch->attended, tokens, inner, room);
-            multiply(layer->output, inputs, hidden, tokens, residual, 1, taken++);
+            multiply(layer->output, inputs, hidden, tokens, residual, ADDED, taken++);
             inputs = normalised_for(layer->gate_up, residual, layer->mlp_norm, epsilon, tokens, hidden, room);
             multiply_gated(layer->gate_up, inputs, intermediate, tokens, pass->gated, taken++);
             inputs = inputs_for(layer->down, pass->gated, tokens, intermediate, room);
-            multiply(layer->down, inputs, hidden, tokens, residual, 1, taken++);
+            multiply(layer->down, inputs, hidden, tokens, residual, ADDED, taken++);
         }
         inputs = normalised_for(model->head, residual, model->norm, epsilon, tokens, hidden, room);
-        multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, 0, taken++);
+        multiply(model->head, inputs, model->vocabulary, tokens, pass->logits, STORED, taken++);
     }
 }
 
@@ -108,5 +108,5 @@ void multiply_rows(const Weight *weight, const bf16 *numbers, int64_t size, int6
                    const Room *room, int threads) {
     int64_t taken = 0;
 #pragma omp parallel num_threads(threads)
-    multiply(*weight, inputs_for(*weight, numbers, rows, size, *room), outputs, rows, to, 0, &taken);
+    multiply(*weight, inputs_for(*weight, numbers, rows, size, *room), outputs, rows, to, STORED, &taken);
 }

@@ -65,17 +65,6 @@ typedef struct {
 /* As decoder_interface. */
 const int64_t encoder_interface[] = {1, sizeof(EncoderLayer), sizeof(Encoder), sizeof(Sounds), PLACES, TOGETHER};
 
-/* GELU, by Abramowitz and Stegun's approximation 7.1.26 of the error function, right to 0.0000002. */
-static inline __m512 gelu(__m512 numbers) {
-    __m512 size = _mm512_abs_ps(numbers) * _mm512_set1_ps(0.70710678f), part = 1 / (1 + 0.3275911f * size);
-    const float terms[] = {1.061405429f, -1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f};
-    __m512 sum = _mm512_set1_ps(terms[0]);
-    for (int term = 1; term < 5; term++) sum = _mm512_fmadd_ps(sum, part, _mm512_set1_ps(terms[term]));
-    __m512 tail = sum * part * exponential(-size * size); /* 1 - erf(size) */
-    __m512 share = _mm512_mask_sub_ps(tail, _mm512_cmp_ps_mask(numbers, _mm512_setzero_ps(), _CMP_GE_OQ), _mm512_set1_ps(2), tail);
-    return 0.5f * numbers * share;
-}
-
 static inline void store_some_narrow(bf16 *to, __m512 numbers, int64_t count) {
     __mmask16 mask = count < LANES ? (1 << count) - 1 : -1;
     _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(numbers));
@@ -195,25 +184,6 @@ static Inputs standardised_for(Weight weight, const float *residual, LayerNorm n
     return (Inputs){room.numbers, room.row_scales, size};
 }
 
-/* As multiply, to bfloat16, through GELU or as it is. */
-static void multiply_narrow(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, bf16 *to, int activated,
-                            int64_t *taken) {
-    int64_t group = group_of(rows);
-    for (Turn turn = first_turn(taken); turn.output < outputs; advance(&turn))
-        for (int64_t first = 0; first < rows; first += group) {
-            float sums[GROUP][TILE];
-            int64_t count = least(group, rows - first), output = turn.output;
-            Ahead ahead = ahead_of(weight, inputs.size, output, next_of(turn, outputs, rows), first / group);
-            multiply_tile(weight, inputs, output, first, count, ahead, sums);
-            for (int64_t row = 0; row < count; row++)
-                for (int64_t i = 0; i < TILE; i += LANES) {
-                    __m512 some = _mm512_loadu_ps(sums[row] + i);
-                    store_narrow(to + (first + row) * outputs + output + i, activated ? gelu(some) : some);
-                }
-        }
-#pragma omp barrier
-}
-
 /* One head of one window: each of its tokens looks at all. */
 static void attend_window(const Encoder *encoder, const Sounds *sounds, int64_t start, int64_t end, int64_t head, Scratch scratch) {
     int64_t hidden = encoder->hidden, size = hidden / encoder->heads, tokens = end - start, span = round_up(tokens, TILE);
@@ -260,7 +230,7 @@ static void convolve_all(const Encoder *encoder, const Sounds *sounds, int64_t *
     }
     for (int which = 0; which < CONVOLUTIONS; which++) bins = halved(bins);
     Inputs inputs = inputs_for(encoder->joined, sounds->images[CONVOLUTIONS - 1], tokens, bins * encoder->channels, sounds->room);
-    multiply(encoder->joined, inputs, hidden, tokens, sounds->residual, 0, taken);
+    multiply(encoder->joined, inputs, hidden, tokens, sounds->residual, STORED, taken);
 #pragma omp for schedule(static)
     for (int64_t chunk = 0; chunk < sounds->chunk_count; chunk++) {
         int64_t start = sounds->chunk_starts[chunk], end = sounds->chunk_starts[chunk + 1];
@@ -280,18 +250,18 @@ void encode(const Encoder *encoder, const Sounds *sounds, int threads) {
         convolve_all(encoder, sounds, taken++);
         for (const EncoderLayer *layer = encoder->layers; layer < encoder->layers + encoder->layer_count; layer++) {
             inputs = standardised_for(layer->qkv, residual, layer->attention_norm, epsilon, tokens, hidden, room);
-            multiply_narrow(layer->qkv, inputs, 3 * hidden, tokens, sounds->wide, 0, taken++);
+            multiply(layer->qkv, inputs, 3 * hidden, tokens, sounds->wide, NARROWED, taken++);
             attend_windows(encoder, sounds);
             inputs = inputs_for(layer->output, sounds->attended, tokens, hidden, room);
-            multiply(layer->output, inputs, hidden, tokens, residual, 1, taken++);
+            multiply(layer->output, inputs, hidden, tokens, residual, ADDED, taken++);
             inputs = standardised_for(layer->up, residual, layer->mlp_norm, epsilon, tokens, hidden, room);
-            multiply_narrow(layer->up, inputs, intermediate, tokens, sounds->wide, 1, taken++);
+            multiply(layer->up, inputs, intermediate, tokens, sounds->wide, ACTIVATED, taken++);
             inputs = inputs_for(layer->down, sounds->wide, tokens, intermediate, room);
-            multiply(layer->down, inputs, hidden, tokens, residual, 1, taken++);
+            multiply(layer->down, inputs, hidden, tokens, residual, ADDED, taken++);
         }
         inputs = standardised_for(encoder->first, residual, encoder->norm, epsilon, tokens, hidden, room);
-        multiply_narrow(encoder->first, inputs, hidden, tokens, sounds->wide, 1, taken++);
+        multiply(encoder->first, inputs, hidden, tokens, sounds->wide, ACTIVATED, taken++);
         inputs = inputs_for(encoder->second, sounds->wide, tokens, hidden, room);
-        multiply(encoder->second, inputs, encoder->embedding, tokens, sounds->embeddings, 0, taken++);
+        multiply(encoder->second, inputs, encoder->embedding, tokens, sounds->embeddings, STORED, taken++);
     }
 }

@@ -267,9 +267,29 @@ static inline int64_t next_of(Turn turn, int64_t outputs, int64_t rows) {
     return rows > GROUP && next < outputs ? next : turn.output;
 }
 
-/* To (rows, outputs), or added to what is there. All threads call it, with the same zero, and share the outputs; none leaves
- * before all have. */
-static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, float *to, int add, int64_t *taken) {
+/* What becomes of a product. */
+typedef enum {
+    STORED,    /* as float32, */
+    ADDED,     /* to the float32 that are there, */
+    NARROWED,  /* as bfloat16, */
+    ACTIVATED, /* as bfloat16 through GELU */
+} Ending;
+
+static inline void put_sums(const float sums[TILE], void *to, int64_t at, Ending ending) {
+    for (int64_t i = 0; i < TILE; i += LANES) {
+        __m512 some = _mm512_loadu_ps(sums + i);
+        float *wide = (float *)to + at + i;
+        if (ending == ADDED) some += _mm512_loadu_ps(wide);
+        if (ending == ACTIVATED) some = gelu(some);
+        if (ending == STORED || ending == ADDED)
+            _mm512_storeu_ps(wide, some);
+        else
+            store_narrow((bf16 *)to + at + i, some);
+    }
+}
+
+/* To (rows, outputs). All threads call it, with the same zero, and share the outputs; none leaves before all have. */
+static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows, void *to, Ending ending, int64_t *taken) {
     int64_t group = group_of(rows);
     for (Turn turn = first_turn(taken); turn.output < outputs; advance(&turn))
         for (int64_t first = 0; first < rows; first += group) {
@@ -277,10 +297,7 @@ static void multiply(Weight weight, Inputs inputs, int64_t outputs, int64_t rows
             int64_t count = least(group, rows - first), output = turn.output;
             Ahead ahead = ahead_of(weight, inputs.size, output, next_of(turn, outputs, rows), first / group);
             multiply_tile(weight, inputs, output, first, count, ahead, sums);
-            for (int64_t row = 0; row < count; row++) {
-                float *at = to + (first + row) * outputs + output;
-                for (int64_t i = 0; i < TILE; i++) at[i] = add ? at[i] + sums[row][i] : sums[row][i];
-            }
+            for (int64_t row = 0; row < count; row++) put_sums(sums[row], to, (first + row) * outputs + output, ending);
         }
 #pragma omp barrier
 }
