@@ -28,6 +28,11 @@ from deployments.model_health import ModelHealth
 from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
 
+MUCH_SHORTER = 4
+"""One on its way in lets those that run pass where it is so many times as long."""
+PATIENCE = 1.5
+"""For so many decode steps in all, for each second of its audio: an answer has some four tokens a second."""
+
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
 
@@ -186,6 +191,9 @@ class Engine:
         failed = False
         try:
             meanwhile_s = self._encode(group)
+            group = [sequence for sequence in group if not sequence.future.cancelled()]
+            if not group:
+                return
             whole = at_once or not (self._running and self._piece_tokens)
             if whole:
                 room = self._make_room(len(group))
@@ -215,7 +223,7 @@ class Engine:
             self.statistics.prefilled(time.monotonic() - began_at - meanwhile_s - group[0].encode_s)
 
     def _encode(self, group: list[Sequence]) -> float:
-        """Encode utterances; a long one in stretches, between which the others go on.
+        """Encode utterances; a long one in stretches, between which the others go on, as long as it is not cancelled.
 
         Returns the seconds that the others took meanwhile.
         """
@@ -225,13 +233,37 @@ class Engine:
         meanwhile_s = 0.0
         for _ in self._runner.encode_stretches(group[0], self._admission_s):
             began_at = time.monotonic()
-            self._drop_cancelled()
-            overtaking = self._next_group()
-            self._admit(overtaking, at_once=True)
-            self._arrivals.joined(overtaking)
-            self._decode()
+            self._go_on_meanwhile()
+            while self._lets_pass(group[0]):
+                self._go_on_meanwhile()
             meanwhile_s += time.monotonic() - began_at
+            if group[0].future.cancelled():
+                break
         return meanwhile_s
+
+    def _go_on_meanwhile(self) -> None:
+        """A step of the others while one is encoded: short ones that came meanwhile overtake it."""
+        self._drop_cancelled()
+        overtaking = self._next_group()
+        self._admit(overtaking, at_once=True)
+        self._arrivals.joined(overtaking)
+        self._decode()
+
+    def _lets_pass(self, joining: Sequence) -> bool:
+        """Whether one on its way in waits for another step of those that run, since one of them is much shorter.
+
+        A stretch of its audio, or a piece of its prompt, takes as long as many steps: with one before each step, the
+        short one would end when the long one does. The more wait behind it, the fewer steps there are for that.
+        """
+        duration = joining.utterance.duration
+        waiting, _ = self._arrivals.here()
+        waits = (
+            joining.let_pass < PATIENCE * duration / (1 + len(waiting))
+            and any(MUCH_SHORTER * sequence.utterance.duration <= duration for sequence in self._running)
+            and not joining.future.cancelled()
+        )
+        joining.let_pass += waits
+        return waits
 
     def _make_room(self, rows: int) -> int:
         """Move the prompt that is being read so many slots further, or back where they are negative."""
@@ -275,6 +307,8 @@ class Engine:
         """
         reading: list[Sequence] = []
         until: list[int] = []
+        if self._reading and self._lets_pass(self._reading[0]):
+            return reading, until
         room = self._piece_tokens
         for place, sequence in enumerate(self._reading):
             is_first = place == 0

@@ -32,6 +32,8 @@ class Sequence:
     """Embeddings of the whole prompt, (tokens, hidden), once its audio is encoded."""
     read: int = 0
     """Tokens of the prompt that are in the cache."""
+    let_pass: int = 0
+    """Decode steps of much shorter ones that it has waited for on its way in."""
     admitted_at: float = 0.0
     """On the monotonic clock, as `first_token_at`."""
     encode_s: float = 0.0

@@ -473,6 +473,7 @@ def test_a_short_one_overtakes_a_long_one_that_is_on_its_way_in(
     endless: Engine, admitted: list[list[float]], monkeypatch: pytest.MonkeyPatch, is_reading: bool
 ) -> None:
     """While it is encoded, and while its prompt is read: rows that run get a token with each of these."""
+    monkeypatch.setattr("deployments.asr.engine.PATIENCE", 0)  # and no more of them
     endless.stop()  # steps by hand from here
     first, long, short, longer = (
         Request(make_utterance(noise(seconds), max_new_tokens=90)) for seconds in (1.1, 12.0, 1.0, 12.1)
@@ -556,7 +557,7 @@ def test_short_prompts_are_read_together_as_many_as_fit(wide: Engine) -> None:
 
 
 def test_the_rest_of_a_long_one_is_read_with_a_short_one_behind_it(wide: Engine) -> None:
-    first, long, short = (_shorter(seconds) for seconds in (1.0, 6.0, 0.3))
+    first, long, short = (_shorter(seconds) for seconds in (2.0, 6.0, 0.3))
     long = replace(long, arrived_at=long.arrived_at - 60)  # due before the short one
     with torch.inference_mode():
         wide.submit([first])
