@@ -253,13 +253,15 @@ class Engine:
         """Whether one on its way in waits for another step of those that run, since one of them is much shorter.
 
         A stretch of its audio, or a piece of its prompt, takes as long as many steps: with one before each step, the
-        short one would end when the long one does. The more wait behind it, the fewer steps there are for that.
+        short one would end when the long one does. The more wait behind it, the fewer steps there are for that; once it
+        is due there are none.
         """
         duration = joining.utterance.duration
         waiting, _ = self._arrivals.here()
         waits = (
             joining.let_pass < PATIENCE * duration / (1 + len(waiting))
             and any(MUCH_SHORTER * sequence.utterance.duration <= duration for sequence in self._running)
+            and time.monotonic() < joining.due_at
             and not joining.future.cancelled()
         )
         joining.let_pass += waits

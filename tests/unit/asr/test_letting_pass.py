@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,6 +130,18 @@ def test_a_long_one_does_not_wait(engine: Engine, hurdles: Hurdles, seconds: flo
             engine.step()
     assert hurdles.passed == ["stretch"] * 4 + ["piece"] * 4
     assert len(engine._running[0].answer) == 2 + 3 + 4 + waits, "two of its first step, between stretches, with pieces"
+
+
+def test_one_that_is_due_waits_for_nobody(engine: Engine, hurdles: Hurdles) -> None:
+    first, long = _request(1.0, 400), _request(30.0, 9)
+    with torch.inference_mode():
+        engine.submit([first])
+        engine.step()
+        engine.submit([replace(long, arrived_at=long.arrived_at - 30.0)])
+        while len(engine._running) == 1:
+            engine.step()
+    assert hurdles.passed == ["stretch"] * 4 + ["piece"] * 4
+    assert len(engine._running[0].answer) == 2 + 3 + 4
 
 
 def test_nobody_waits_for_one_that_is_cancelled(engine: Engine, hurdles: Hurdles) -> None:
