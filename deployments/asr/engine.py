@@ -29,9 +29,9 @@ from deployments.transcription.options import DecodingOptions
 from deployments.transcription.utterance import Transcription, Utterance
 
 MUCH_SHORTER = 4
-"""One on its way in lets those that run pass where it is so many times as long."""
+"""An utterance on its way in lets the running ones pass where it is so many times as long as one of them."""
 PATIENCE = 1.5
-"""For so many decode steps in all, for each second of its audio: an answer has some four tokens a second."""
+"""Decode steps, for each second of its audio, for which it does so in all. Answers have some four tokens a second."""
 
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
@@ -305,7 +305,7 @@ class Engine:
         """Whose prompts are read along with the next step, and how far.
 
         What goes on in the first one, and behind it the whole prompts that fit: a pass over more tokens takes less for
-        each. Only the first may be left half read.
+        each. Only the first may be left half read. Nobody's where it lets others pass.
         """
         reading: list[Sequence] = []
         until: list[int] = []
