@@ -250,7 +250,7 @@ class Engine:
         self._decode()
 
     def _lets_pass(self, joining: Sequence) -> bool:
-        """Whether one on its way in waits for another step of those that run, since one of them is much shorter.
+        """Whether one on its way in waits for another step of those that run, since one is much shorter; counts it.
 
         A stretch of its audio, or a piece of its prompt, takes as long as many steps: with one before each step, the
         short one would end when the long one does. The more wait behind it, the fewer steps there are for that; once it
