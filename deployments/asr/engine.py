@@ -32,6 +32,9 @@ MUCH_SHORTER = 4
 """An utterance on its way in lets the running ones pass where it is so many times as long as one of them."""
 PATIENCE = 1.5
 """Decode steps, for each second of its audio, for which it does so in all. Answers have some four tokens a second."""
+ALONE_TOKENS = 160
+"""Tokens of a prompt that are read between two looks at who has arrived, where none are running, who would wait for
+them: so many that a pass over the weights is worth it, so few that a short one that arrives does not wait for long."""
 
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
@@ -48,8 +51,8 @@ class Engine:
             refused with a shorter one too, so that no recording is refused when its beginning has been transcribed.
         admission_s: seconds of audio that are encoded between two decode steps at most (but one attention window of the
             encoder always is). The running utterances wait for them, so it bounds how long the others may stall them.
-        piece_tokens: tokens of prompts that are read along with one decode step at most, while utterances are
-            running; 0 reads whole prompts between two steps.
+        piece_tokens: tokens of prompts that are read along with one decode step at most; 0 reads whole prompts between
+            two steps.
         graphs: replay decode steps as CUDA graphs.
         compiled: compile what lies between the model's matrix products.
     """
@@ -194,7 +197,7 @@ class Engine:
             group = [sequence for sequence in group if not sequence.future.cancelled()]
             if not group:
                 return
-            whole = at_once or not (self._running and self._piece_tokens)
+            whole = at_once or self._reads_whole(group)
             if whole:
                 room = self._make_room(len(group))
             logits = self._runner.prefill(group, first_slot=len(self._running)) if whole else None
@@ -221,6 +224,17 @@ class Engine:
             self._note_admission(group, began_at)
             self._hand_out(group, choices)
             self.statistics.prefilled(time.monotonic() - began_at - meanwhile_s - group[0].encode_s)
+
+    def _reads_whole(self, group: list[Sequence]) -> bool:
+        """Whether nobody who runs, or arrives, waits for long while these prompts are read."""
+        if not self._piece_tokens:
+            return True
+        return not self._running and all(len(sequence.prompt_ids) <= self._room for sequence in group)
+
+    @property
+    def _room(self) -> int:
+        """Tokens of prompts that the next step reads at most."""
+        return self._piece_tokens if self._running else max(self._piece_tokens, ALONE_TOKENS)
 
     def _encode(self, group: list[Sequence]) -> float:
         """Encode utterances; a long one in stretches, between which the others go on, as long as it is not cancelled.
@@ -311,7 +325,7 @@ class Engine:
         until: list[int] = []
         if self._reading and self._lets_pass(self._reading[0]):
             return reading, until
-        room = self._piece_tokens
+        room = self._room
         for place, sequence in enumerate(self._reading):
             is_first = place == 0
             if not is_first and len(sequence.prompt_ids) > room:
@@ -328,9 +342,7 @@ class Engine:
     def _piece_end(self, reading: Sequence) -> int:
         """Where the next piece of a prompt ends. Pieces are of one size, for a short one costs nearly as much."""
         rest = len(reading.prompt_ids) - reading.read
-        if not self._running:
-            return len(reading.prompt_ids)
-        pieces = math.ceil(rest / self._piece_tokens)
+        pieces = math.ceil(rest / self._room)
         return reading.read + math.ceil(rest / pieces)
 
     def _read_one_by_one(self, reading: Items[Sequence]) -> None:

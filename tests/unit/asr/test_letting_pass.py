@@ -103,6 +103,17 @@ def test_a_short_one_waits_for_nothing_more_of_a_long_one_that_it_overtakes(
     assert passed == hurdles.passed[:arrives_after]
 
 
+@pytest.mark.parametrize("arrives_after", [1, 3, 5, 6])  # while the long one is encoded, and while it is read
+def test_nor_where_nobody_else_runs(engine: Engine, hurdles: Hurdles, arrives_after: int) -> None:
+    long, short = _request(30.0, 9), _request(1.0, 40)
+    passed = _passed_at_end(short, hurdles)
+    hurdles.after(arrives_after, lambda: engine.submit([short]))
+    engine.submit([long])
+    _step_until(engine, long)
+    assert hurdles.passed == ["stretch"] * 4 + ["piece"] * 3, "larger pieces, for nobody waits for them"
+    assert passed == hurdles.passed[:arrives_after]
+
+
 def test_a_short_one_that_runs_when_a_long_one_comes_waits_for_one_stretch(engine: Engine, hurdles: Hurdles) -> None:
     long, short = _request(30.0, 9), _request(1.0, 40)
     passed = _passed_at_end(short, hurdles)
