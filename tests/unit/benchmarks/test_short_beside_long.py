@@ -27,14 +27,18 @@ class OneAtATime:
 def test_the_short_one_is_sent_behind_the_long_one_and_its_wait_is_told() -> None:
     service = OneAtATime()
     both = [Times(1.0, 5), Times(20.0, 9)]
-    asyncio.run(measure(cast(Client, service), both, rounds=2, after_s=0.0))
-    assert service.came == [1.0, 20.0] + 2 * [1.0, 20.0, 20.0, 1.0]
-    uploads = {exchange.clip.upload for times in both for exchange in (*times.alone, *times.beside)}
-    assert len(uploads) == 8, "no recording is sent twice"
-    short, long = (times.row() for times in both)
-    assert short[:3] == ["1 s, 5 tokens", 2, 0]
-    assert cast(float, short[4]) >= 0.2, "it waited for the long one"
-    assert short[-1] == pytest.approx(cast(float, short[4]) / cast(float, short[3]))
+    asyncio.run(measure(cast(Client, service), both, rounds=2, after_s=[0.01, 0.3]))
+    assert service.came == [1.0, 20.0] + 2 * [1.0, 20.0, 20.0, 1.0, 20.0, 1.0]
+    uploads = {
+        exchange.clip.upload for times in both for each in (times.alone, *times.beside.values()) for exchange in each
+    }
+    assert len(uploads) == 12, "no recording is sent twice"
+    (short, later), (long, _) = ([times.row(after_s) for after_s in (0.01, 0.3)] for times in both)
+    assert short[:4] == ["1 s, 5 tokens", 0.01, 2, 0]
+    assert later[1] == 0.3
+    assert cast(float, short[5]) > 0.15, "it waited for the long one"
+    assert cast(float, later[5]) < cast(float, short[5]), "which had ended"
+    assert short[-1] == pytest.approx(cast(float, short[5]) / cast(float, short[4]))
     assert both[0].alone[0].clip.fields["max_new_tokens"] == "5"
     assert long[0] == "20 s, 9 tokens"
 
@@ -43,5 +47,5 @@ def test_what_fails_is_counted_and_has_no_times() -> None:
     times = Times(1.0, 5)
     failed = Exchange(times.clip(seed=1), 0.1, text=None, error="503")
     times.alone.append(failed)
-    times.beside.append(failed)
-    assert times.row() == ["1 s, 5 tokens", 1, 2, None, None, None, None]
+    times.beside[0.5].append(failed)
+    assert times.row(0.5) == ["1 s, 5 tokens", 0.5, 1, 2, None, None, None, None]
