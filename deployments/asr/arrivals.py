@@ -13,7 +13,7 @@ OVERTAKING_TOKENS = 64
 class Arrivals:
     """Utterances come in from any thread; the engine's takes them out.
 
-    An utterance is due its own duration after its arrival, and who is due first joins first: a short one overtakes long
+    An utterance is due its own length after its arrival, and who is due first joins first: a short one overtakes long
     ones, and none waits for ever.
 
     Args:

@@ -33,8 +33,8 @@ MUCH_SHORTER = 4
 PATIENCE = 1.5
 """Decode steps, for each second of its audio, for which it does so in all. Answers have some four tokens a second."""
 ALONE_TOKENS = 160
-"""Tokens of a prompt that are read between two looks at who has arrived, where none are running, who would wait for
-them: so many that a pass over the weights is worth it, so few that a short one that arrives does not wait for long."""
+"""Tokens of prompts that a step reads where nobody runs, who would wait for them: so many that a pass over the weights
+is worth it, so few that a short one that arrives meanwhile does not wait for long."""
 
 Choice = tuple[int, float] | Exception
 """A row's next token and its log probability, or why it has none."""
@@ -166,9 +166,11 @@ class Engine:
         """Let the cancelled leave, let waiting ones join, and advance every running row by one token."""
         self._drop_cancelled()
         group = self._next_group()
-        with self._health.working(sum(sequence.utterance.duration for sequence in (*group, *self._reading))):
+        with self._health.working(sum(sequence.length_s for sequence in (*group, *self._reading))):
             self._admit(group, at_once=bool(self._reading))
             self._arrivals.joined(group)
+            if group and self._reading:
+                self._admit_overtaking()
             self._decode()
 
     def _drop_cancelled(self) -> None:
@@ -181,11 +183,11 @@ class Engine:
         return self._arrivals.take(self._runner.cache.slots - len(self._running), self._reading)
 
     def _admit(self, group: list[Sequence], *, at_once: bool = False) -> None:
-        """Encode utterances, and read their prompts: piece by piece in the steps that follow, or whole.
+        """Encode utterances, and let their prompts be read: whole and now, or along with the steps that follow.
 
         Args:
             group: the utterances.
-            at_once: read whole prompts although others are running: the new ones overtake those that are being read.
+            at_once: now, for the new ones overtake those that are being read.
         """
         if not group:
             return
@@ -197,7 +199,7 @@ class Engine:
             group = [sequence for sequence in group if not sequence.future.cancelled()]
             if not group:
                 return
-            whole = at_once or self._reads_whole(group)
+            whole = at_once or not self._piece_tokens
             if whole:
                 room = self._make_room(len(group))
             logits = self._runner.prefill(group, first_slot=len(self._running)) if whole else None
@@ -225,16 +227,11 @@ class Engine:
             self._hand_out(group, choices)
             self.statistics.prefilled(time.monotonic() - began_at - meanwhile_s - group[0].encode_s)
 
-    def _reads_whole(self, group: list[Sequence]) -> bool:
-        """Whether nobody who runs, or arrives, waits for long while these prompts are read."""
-        if not self._piece_tokens:
-            return True
-        return not self._running and all(len(sequence.prompt_ids) <= self._room for sequence in group)
-
-    @property
-    def _room(self) -> int:
-        """Tokens of prompts that the next step reads at most."""
-        return self._piece_tokens if self._running else max(self._piece_tokens, ALONE_TOKENS)
+    def _admit_overtaking(self) -> None:
+        """Let those join that came while others were on their way in, and go before them."""
+        overtaking = self._next_group()
+        self._admit(overtaking, at_once=True)
+        self._arrivals.joined(overtaking)
 
     def _encode(self, group: list[Sequence]) -> float:
         """Encode utterances; a long one in stretches, between which the others go on, as long as it is not cancelled.
@@ -258,9 +255,7 @@ class Engine:
     def _go_on_meanwhile(self) -> None:
         """A step of the others while one is encoded: short ones that came meanwhile overtake it."""
         self._drop_cancelled()
-        overtaking = self._next_group()
-        self._admit(overtaking, at_once=True)
-        self._arrivals.joined(overtaking)
+        self._admit_overtaking()
         self._decode()
 
     def _lets_pass(self, joining: Sequence) -> bool:
@@ -270,11 +265,11 @@ class Engine:
         short one would end when the long one does. The more wait behind it, the fewer steps there are for that; once it
         is due there are none.
         """
-        duration = joining.utterance.duration
+        length_s = joining.length_s
         waiting, _ = self._arrivals.here()
         waits = (
-            joining.let_pass < PATIENCE * duration / (1 + len(waiting))
-            and any(MUCH_SHORTER * sequence.utterance.duration <= duration for sequence in self._running)
+            joining.let_pass < PATIENCE * length_s / (1 + len(waiting))
+            and any(MUCH_SHORTER * sequence.utterance.duration <= length_s for sequence in self._running)
             and time.monotonic() < joining.due_at
             and not joining.future.cancelled()
         )
@@ -325,7 +320,7 @@ class Engine:
         until: list[int] = []
         if self._reading and self._lets_pass(self._reading[0]):
             return reading, until
-        room = self._room
+        room = self._piece_limit
         for place, sequence in enumerate(self._reading):
             is_first = place == 0
             if not is_first and len(sequence.prompt_ids) > room:
@@ -339,10 +334,15 @@ class Engine:
             room -= end - sequence.read
         return reading, until
 
+    @property
+    def _piece_limit(self) -> int:
+        """Tokens of prompts that a step reads at most."""
+        return self._piece_tokens if self._running else max(self._piece_tokens, ALONE_TOKENS)
+
     def _piece_end(self, reading: Sequence) -> int:
         """Where the next piece of a prompt ends. Pieces are of one size, for a short one costs nearly as much."""
         rest = len(reading.prompt_ids) - reading.read
-        pieces = math.ceil(rest / self._room)
+        pieces = math.ceil(rest / self._piece_limit)
         return reading.read + math.ceil(rest / pieces)
 
     def _read_one_by_one(self, reading: Items[Sequence]) -> None:

@@ -9,6 +9,7 @@ import torch
 from deployments.asr.answer import AnswerReader
 from deployments.asr.loops import LoopDetector
 from deployments.asr.request import Request
+from deployments.budget import CHUNK_TOKENS, PROMPT_TOKENS
 from deployments.transcription.utterance import Transcription, Utterance
 
 
@@ -57,9 +58,15 @@ class Sequence:
         return self.future.done() and not self.future.cancelled() and self.future.exception() is None
 
     @property
+    def length_s(self) -> float:
+        """Seconds of its audio, and of as much audio as has the tokens of a long context: what it takes to join."""
+        context_tokens = len(self.prompt_ids) - self.audio_tokens - PROMPT_TOKENS
+        return self.utterance.duration + max(0, context_tokens) / CHUNK_TOKENS
+
+    @property
     def due_at(self) -> float:
         """On the monotonic clock: who is due first joins first."""
-        return self.request.arrived_at + self.utterance.duration
+        return self.request.arrived_at + self.length_s
 
     @property
     def position(self) -> int:

@@ -16,11 +16,12 @@ from deployments.transcription.utterance import Utterance
 BUDGET_S = 10.0
 
 
-def _sequence(seconds: float, arrived_at: float = 0.0) -> Sequence:
+def _sequence(seconds: float, arrived_at: float = 0.0, context_tokens: int = 0) -> Sequence:
     waveform = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
-    prompt_ids = [0] * (15 + round(13 * seconds))
+    audio_tokens = round(13 * seconds)
+    prompt_ids = [0] * (15 + context_tokens + audio_tokens)
     request = Request(Utterance(waveform), arrived_at=arrived_at)
-    return Sequence(request, prompt_ids, audio_tokens=0, budget=1, reader=cast(Any, None))
+    return Sequence(request, prompt_ids, audio_tokens, budget=1, reader=cast(Any, None))
 
 
 def _arrivals(*sequences: Sequence) -> Arrivals:
@@ -64,6 +65,16 @@ def test_only_a_short_one_that_is_due_before_overtakes() -> None:
     assert len(short.prompt_ids) <= OVERTAKING_TOKENS < len(long.prompt_ids)
     arrivals = _arrivals(late, long, short)
     assert arrivals.take(9, reading=[_sequence(12.0)]) == [short]
+
+
+def test_a_long_context_is_due_as_the_audio_of_as_many_tokens() -> None:
+    with_context, long, short = _sequence(1.0, context_tokens=49 + 130), _sequence(10.5), _sequence(2.0)
+    assert with_context.due_at == 11.0
+    arrivals = _arrivals(with_context, long, short)
+    assert [arrivals.take(1, reading=[])] == [[short]]
+    assert arrivals.take(9, reading=[with_context]) == []
+    assert _arrivals(short).take(9, reading=[with_context]) == [short]
+    assert _sequence(1.0, context_tokens=49).due_at == 1.0, "what is in every prompt, or nearly, counts for nothing"
 
 
 def test_one_that_was_taken_holds_the_others_back_until_it_has_joined() -> None:

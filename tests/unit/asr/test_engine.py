@@ -86,10 +86,22 @@ def test_a_bad_utterance_costs_its_neighbours_nothing(engine: Engine) -> None:
     assert [results[0], results[2], results[4]] == pytest.approx(_transcribed(engine.transcribe(good)))
 
 
-@pytest.mark.parametrize("stage", ["encode", "prefill", "decode"])
+@pytest.fixture
+def reading_whole(checkpoint: Checkpoint) -> Iterator[Engine]:
+    """As on a GPU: it reads whole prompts between two steps."""
+    engine = Engine(checkpoint, slots=5, slot_tokens=1024, admission_s=10.0).start()
+    yield engine
+    engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("reads", "stage"),
+    [("engine", "encode"), ("engine", "decode"), ("reading_whole", "prefill"), ("reading_whole", "decode")],
+)
 def test_an_error_takes_only_the_utterance_with_it_that_causes_it(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, stage: str
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, reads: str, stage: str
 ) -> None:
+    engine: Engine = request.getfixturevalue(reads)
     poison = make_utterance(noise(0.7), max_new_tokens=TOKENS, prompt="poison")
     run = getattr(engine._runner, stage)
 
@@ -157,7 +169,7 @@ def test_a_device_that_is_gone_for_good_is_remembered(engine: Engine, monkeypatc
     def fail(*_: Any, **__: Any) -> torch.Tensor:
         raise torch.AcceleratorError("device-side assert triggered")
 
-    monkeypatch.setattr(engine._runner, "prefill", fail)
+    monkeypatch.setattr(engine._runner, "encode", fail)
     assert isinstance(engine.transcribe([make_utterance(noise(0.5))])[0], ReplicaLost)
     with pytest.raises(RuntimeError, match="device"):
         engine.check()
@@ -181,7 +193,7 @@ def test_what_may_be_the_replicas_fault_is_told_so_and_three_in_a_row_are_too_ma
     utterance = make_utterance(noise(0.5), max_new_tokens=2)
     for failures in (2, 3):
         with monkeypatch.context() as patch:
-            patch.setattr(engine._runner, "prefill", fail)
+            patch.setattr(engine._runner, "encode", fail)
             for _ in range(failures):
                 assert type(engine.transcribe([utterance])[0]) is expected
         if failures < 3:
@@ -290,7 +302,7 @@ def test_tokens_are_counted(engine: Engine) -> None:
 
 def test_warming_up_raises_if_the_model_does_not_work(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.warm_up()
-    monkeypatch.setattr(engine._runner, "prefill", lambda group, first_slot: 1 / 0)
+    monkeypatch.setattr(engine._runner, "encode", lambda group: 1 / 0)
     with pytest.raises(EngineFailure):
         engine.warm_up()
 

@@ -62,8 +62,8 @@ def hurdles(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Hurdles:
     return Hurdles(engine, monkeypatch)
 
 
-def _request(seconds: float, tokens: int) -> Request:
-    return Request(make_utterance(noise(seconds, seed=tokens), max_new_tokens=tokens))
+def _request(seconds: float, tokens: int, prompt: str = "") -> Request:
+    return Request(make_utterance(noise(seconds, seed=tokens), max_new_tokens=tokens, prompt=prompt))
 
 
 @torch.inference_mode()
@@ -74,11 +74,15 @@ def _step_until(engine: Engine, request: Request) -> None:
 
 @pytest.fixture
 def running(engine: Engine) -> Request:
-    """It runs already and for long, and is not short: prompts are read in pieces beside it."""
-    request = _request(8.0, 600)
+    """It runs already and for long, and is not short."""
+    return _run(engine, _request(8.0, 600))
+
+
+@torch.inference_mode()
+def _run(engine: Engine, request: Request) -> Request:
     engine.submit([request])
-    with torch.inference_mode():
-        engine.step()
+    engine.step()
+    assert [sequence.request for sequence in engine._running] == [request]
     return request
 
 
@@ -90,7 +94,7 @@ def _passed_at_end(request: Request, hurdles: Hurdles) -> list[str]:
 
 
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize("arrives_after", [1, 3, 5, 7])  # while the long one is encoded, and while it is read
+@pytest.mark.parametrize("arrives_after", range(1, 8))  # while the long one is encoded, and while it is read
 def test_a_short_one_waits_for_nothing_more_of_a_long_one_that_it_overtakes(
     engine: Engine, hurdles: Hurdles, arrives_after: int
 ) -> None:
@@ -103,7 +107,7 @@ def test_a_short_one_waits_for_nothing_more_of_a_long_one_that_it_overtakes(
     assert passed == hurdles.passed[:arrives_after]
 
 
-@pytest.mark.parametrize("arrives_after", [1, 3, 5, 6])  # while the long one is encoded, and while it is read
+@pytest.mark.parametrize("arrives_after", range(1, 7))
 def test_nor_where_nobody_else_runs(engine: Engine, hurdles: Hurdles, arrives_after: int) -> None:
     long, short = _request(30.0, 9), _request(1.0, 40)
     passed = _passed_at_end(short, hurdles)
@@ -114,12 +118,22 @@ def test_nor_where_nobody_else_runs(engine: Engine, hurdles: Hurdles, arrives_af
     assert passed == hurdles.passed[:arrives_after]
 
 
+@pytest.mark.parametrize("arrives_after", range(1, 5))
+def test_nor_for_a_long_context(engine: Engine, hurdles: Hurdles, arrives_after: int) -> None:
+    long, short = _request(1.0, 9, prompt="Zürich, " * 120), _request(1.2, 40)
+    passed = _passed_at_end(short, hurdles)
+    hurdles.after(arrives_after, lambda: engine.submit([short]))
+    engine.submit([long])
+    _step_until(engine, long)
+    assert len(hurdles.passed) >= 5
+    assert passed == ["piece"] * arrives_after
+
+
 def test_a_short_one_that_runs_when_a_long_one_comes_waits_for_one_stretch(engine: Engine, hurdles: Hurdles) -> None:
     long, short = _request(30.0, 9), _request(1.0, 40)
     passed = _passed_at_end(short, hurdles)
-    with torch.inference_mode():
-        engine.submit([short])
-        engine.step()
+    _run(engine, short)
+    hurdles.passed.clear()
     engine.submit([long])
     _step_until(engine, long)
     assert passed == ["stretch"]
@@ -133,36 +147,36 @@ def test_a_short_one_that_runs_when_a_long_one_comes_waits_for_one_stretch(engin
 def test_a_long_one_does_not_wait(engine: Engine, hurdles: Hurdles, seconds: float, behind: int, waits: int) -> None:
     """It waits for 1.5 steps at most for each of its 30 s, and where others wait behind it for their part of them."""
     first, long = _request(seconds, 400), _request(30.0, 200)
+    _run(engine, first)
+    hurdles.passed.clear()
     with torch.inference_mode():
-        engine.submit([first])
-        engine.step()
         engine.submit([long, *(_request(30.0, tokens) for tokens in range(behind))])
         while len(engine._running) == 1:
             engine.step()
     assert hurdles.passed == ["stretch"] * 4 + ["piece"] * 4
-    assert len(engine._running[0].answer) == 2 + 3 + 4 + waits, "two of its first step, between stretches, with pieces"
+    assert len(engine._running[0].answer) == 1 + 3 + 4 + waits, "one of its first step, between stretches, with pieces"
 
 
 def test_one_that_is_due_waits_for_nobody(engine: Engine, hurdles: Hurdles) -> None:
     first, long = _request(1.0, 400), _request(30.0, 9)
+    _run(engine, first)
+    hurdles.passed.clear()
     with torch.inference_mode():
-        engine.submit([first])
-        engine.step()
         engine.submit([replace(long, arrived_at=long.arrived_at - 30.0)])
         while len(engine._running) == 1:
             engine.step()
     assert hurdles.passed == ["stretch"] * 4 + ["piece"] * 4
-    assert len(engine._running[0].answer) == 2 + 3 + 4
+    assert len(engine._running[0].answer) == 1 + 3 + 4
 
 
 def test_nobody_waits_for_one_that_is_cancelled(engine: Engine, hurdles: Hurdles) -> None:
     first, long = _request(1.0, 400), _request(30.0, 9)
+    _run(engine, first)
+    hurdles.passed.clear()
     with torch.inference_mode():
-        engine.submit([first])
-        engine.step()
         hurdles.after(1, long.future.cancel)
         engine.submit([long])
         engine.step()
     assert hurdles.passed == ["stretch"], "nor is it encoded further"
     assert engine._reading == deque()
-    assert len(engine._running[0].answer) == 2 + 2, "two of its first step, one after the stretch, one of this step"
+    assert len(engine._running[0].answer) == 1 + 2, "one of its first step, one after the stretch, one of this step"
