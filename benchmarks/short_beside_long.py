@@ -18,31 +18,58 @@ from benchmarks import clips, machine, results
 from benchmarks.client import Client, Clip, Exchange, Run, Statistics, failures
 from benchmarks.results import Cell
 
-COLUMNS = ["clip", "after s", "rounds", "failed", "alone p50 s", "beside the other p50 s", "p95 s", "times as long"]
-
 
 @dataclass
 class Times:
-    """Exchanges of one of the two clips."""
+    """Exchanges of one of the two clips, by the seconds that the short one was sent behind the long one; None alone."""
 
     seconds: float
     tokens: int
-    alone: list[Exchange] = field(default_factory=list)
-    beside: dict[float, list[Exchange]] = field(default_factory=lambda: defaultdict(list))
-    """By the seconds that the short one was sent behind the long one."""
+    exchanges: dict[float | None, list[Exchange]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return f"{self.seconds:g} s, {self.tokens} tokens"
 
     def clip(self, seed: int) -> Clip:
         """The next one to send."""
         fields = {"max_new_tokens": str(self.tokens)} | clips.ALL_IS_SPEECH
         return clips.noise(self.seconds, seed=seed, fields=fields)
 
-    def row(self, after_s: float) -> list[Cell]:
-        """The cells of `COLUMNS`."""
-        alone, beside = (Statistics.of(Run(exchanges, took_s=1.0)) for exchanges in (self.alone, self.beside[after_s]))
-        longer = beside.p50_s / alone.p50_s if beside.p50_s and alone.p50_s else None
-        failed = alone.failed + beside.failed
-        name = f"{self.seconds:g} s, {self.tokens} tokens"
-        return [name, after_s, beside.requests, failed, alone.p50_s, beside.p50_s, beside.p95_s, longer]
+    def statistics(self, after_s: float | None) -> Statistics:
+        """How long it took."""
+        return Statistics.of(Run(self.exchanges[after_s], took_s=1.0))
+
+    def times_alone(self, after_s: float) -> float | None:
+        """How many times as long it took as alone, by the medians; None where one of them is missing."""
+        alone, beside = self.statistics(None).p50_s, self.statistics(after_s).p50_s
+        return beside / alone if beside and alone else None
+
+
+def table(both: Sequence[Times], after_s: Sequence[float]) -> tuple[list[str], list[list[Cell]]]:
+    """Columns, and a row for the clips alone and for each time."""
+    short, long = both
+    columns = ["sent after s", "rounds", "failed"]
+    columns += [f"{short.name}: p50 s", "p95 s", "times alone", f"{long.name}: p50 s", "times alone"]
+    rows: list[list[Cell]] = []
+    for key in (None, *after_s):
+        one, other = short.statistics(key), long.statistics(key)
+        longer = [None, None] if key is None else [times.times_alone(key) for times in both]
+        failed = one.failed + other.failed
+        rows.append(
+            [
+                "alone" if key is None else key,
+                one.requests,
+                failed,
+                one.p50_s,
+                one.p95_s,
+                longer[0],
+                other.p50_s,
+                longer[1],
+            ]
+        )
+    return columns, rows
 
 
 async def measure(client: Client, both: Sequence[Times], rounds: int, after_s: Sequence[float]) -> None:
@@ -59,11 +86,11 @@ async def measure(client: Client, both: Sequence[Times], rounds: int, after_s: S
         await send(times)
     for _ in range(rounds):
         for times in both:
-            times.alone.append(await send(times))
+            times.exchanges[None].append(await send(times))
         for seconds in after_s:
             exchanges = await asyncio.gather(send(short, seconds), send(long))
             for times, exchange in zip(both, exchanges, strict=True):
-                times.beside[seconds].append(exchange)
+                times.exchanges[seconds].append(exchange)
 
 
 async def _measure(arguments: argparse.Namespace) -> list[Times]:
@@ -86,7 +113,7 @@ def main() -> None:
         "--after",
         type=float,
         nargs="+",
-        default=[0.5, 1.5, 2.5, 3.5],
+        default=[0.5 * i for i in range(1, 9)],
         metavar="SECONDS",
         help="between the long one's sending and the short one's",
     )
@@ -95,13 +122,12 @@ def main() -> None:
     arguments = parser.parse_args()
     print(machine.describe())
     both = asyncio.run(_measure(arguments))
-    rows = [times.row(after_s) for times in both for after_s in arguments.after]
-    print(results.table(COLUMNS, rows))
-    exchanges = [exchanges for times in both for exchanges in (times.alone, *times.beside.values())]
-    for line in failures(Run(each, took_s=1.0) for each in exchanges):
+    columns, rows = table(both, arguments.after)
+    print(results.table(columns, rows))
+    for line in failures(Run(each, took_s=1.0) for times in both for each in times.exchanges.values()):
         print(line)
     if arguments.save:
-        print(results.save(arguments.save, results.command_line("benchmarks.short_beside_long"), {}, COLUMNS, rows))
+        print(results.save(arguments.save, results.command_line("benchmarks.short_beside_long"), {}, columns, rows))
 
 
 if __name__ == "__main__":

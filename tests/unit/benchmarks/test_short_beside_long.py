@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 
 from benchmarks.client import Client, Clip, Exchange
-from benchmarks.short_beside_long import Times, measure
+from benchmarks.short_beside_long import Times, measure, table
 
 
 class OneAtATime:
@@ -29,23 +29,25 @@ def test_the_short_one_is_sent_behind_the_long_one_and_its_wait_is_told() -> Non
     both = [Times(1.0, 5), Times(20.0, 9)]
     asyncio.run(measure(cast(Client, service), both, rounds=2, after_s=[0.01, 0.3]))
     assert service.came == [1.0, 20.0] + 2 * [1.0, 20.0, 20.0, 1.0, 20.0, 1.0]
-    uploads = {
-        exchange.clip.upload for times in both for each in (times.alone, *times.beside.values()) for exchange in each
-    }
+    uploads = {exchange.clip.upload for times in both for each in times.exchanges.values() for exchange in each}
     assert len(uploads) == 12, "no recording is sent twice"
-    (short, later), (long, _) = ([times.row(after_s) for after_s in (0.01, 0.3)] for times in both)
-    assert short[:4] == ["1 s, 5 tokens", 0.01, 2, 0]
-    assert later[1] == 0.3
-    assert cast(float, short[5]) > 0.15, "it waited for the long one"
-    assert cast(float, later[5]) < cast(float, short[5]), "which had ended"
-    assert short[-1] == pytest.approx(cast(float, short[5]) / cast(float, short[4]))
-    assert both[0].alone[0].clip.fields["max_new_tokens"] == "5"
-    assert long[0] == "20 s, 9 tokens"
+    columns, (alone, behind, later) = table(both, [0.01, 0.3])
+    assert [columns[3], columns[6]] == ["1 s, 5 tokens: p50 s", "20 s, 9 tokens: p50 s"]
+    assert alone[:3] == ["alone", 2, 0]
+    assert behind[:3] == [0.01, 2, 0]
+    assert later[0] == 0.3
+    assert cast(float, behind[3]) > 0.15, "it waited for the long one"
+    assert cast(float, later[3]) < cast(float, behind[3]), "which had ended"
+    assert behind[5] == pytest.approx(cast(float, behind[3]) / cast(float, alone[3]))
+    assert behind[7] == pytest.approx(cast(float, behind[6]) / cast(float, alone[6]))
+    assert both[0].exchanges[None][0].clip.fields["max_new_tokens"] == "5"
 
 
 def test_what_fails_is_counted_and_has_no_times() -> None:
-    times = Times(1.0, 5)
-    failed = Exchange(times.clip(seed=1), 0.1, text=None, error="503")
-    times.alone.append(failed)
-    times.beside[0.5].append(failed)
-    assert times.row(0.5) == ["1 s, 5 tokens", 0.5, 1, 2, None, None, None, None]
+    both = [Times(1.0, 5), Times(20.0, 9)]
+    for times in both:
+        failed = Exchange(times.clip(seed=1), 0.1, text=None, error="503")
+        times.exchanges[None].append(failed)
+        times.exchanges[0.5].append(failed)
+    _, rows = table(both, [0.5])
+    assert rows == [["alone", 1, 2, *5 * [None]], [0.5, 1, 2, *5 * [None]]]
