@@ -183,7 +183,7 @@ class Engine:
         return self._arrivals.take(self._runner.cache.slots - len(self._running), self._reading)
 
     def _admit(self, group: list[Sequence], *, at_once: bool = False) -> None:
-        """Encode utterances, and let their prompts be read: whole and now, or along with the steps that follow.
+        """Encode utterances, and let their prompts be read: whole and now, or in the steps that follow.
 
         Args:
             group: the utterances.
